@@ -76,10 +76,7 @@ impl PackSize {
     /// [`SizeError::PackSize`] otherwise.
     pub const fn new(bytes: u64, chunk_size: ChunkSize) -> Result<Self, SizeError> {
         if bytes > chunk_size.0 as u64 || !bytes.is_multiple_of(GRID as u64) {
-            return Err(SizeError::PackSize {
-                bytes,
-                chunk_size: chunk_size.0,
-            });
+            return Err(SizeError::PackSize { bytes, chunk_size: chunk_size.0 });
         }
         Ok(Self(bytes as u32))
     }
@@ -106,20 +103,8 @@ mod tests {
         for good in [64 << 10, 128 << 10, 1 << 20, 16 << 20] {
             assert_eq!(ChunkSize::new(good).map(ChunkSize::bytes), Ok(good as u32));
         }
-        for bad in [
-            0,
-            1,
-            32 << 10,
-            (64 << 10) - 1,
-            (64 << 10) + 1,
-            3 << 20,
-            32 << 20,
-            u64::MAX,
-        ] {
-            assert_eq!(
-                ChunkSize::new(bad),
-                Err(SizeError::ChunkSize { bytes: bad })
-            );
+        for bad in [0, 1, 32 << 10, (64 << 10) - 1, (64 << 10) + 1, 3 << 20, 32 << 20, u64::MAX] {
+            assert_eq!(ChunkSize::new(bad), Err(SizeError::ChunkSize { bytes: bad }));
         }
     }
 
@@ -127,10 +112,7 @@ mod tests {
     fn pack_size_limits_are_exact() {
         let chunk_size = ChunkSize::new(64 << 10).unwrap();
         for good in [0, 4096, 8192, 64 << 10] {
-            assert_eq!(
-                PackSize::new(good, chunk_size).map(PackSize::bytes),
-                Ok(good as u32)
-            );
+            assert_eq!(PackSize::new(good, chunk_size).map(PackSize::bytes), Ok(good as u32));
         }
         for bad in [1, 4095, 4097, (64 << 10) + 4096] {
             assert!(PackSize::new(bad, chunk_size).is_err(), "{bad}");

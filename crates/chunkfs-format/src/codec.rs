@@ -45,11 +45,7 @@ impl CompressionLevel {
     ///
     /// Higher levels need more memory to decode than readers should be asked for.
     pub const fn new(level: u8) -> Option<Self> {
-        if 1 <= level && level <= 19 {
-            Some(Self(level))
-        } else {
-            None
-        }
+        if 1 <= level && level <= 19 { Some(Self(level)) } else { None }
     }
 
     /// Returns the level as a number.
@@ -135,10 +131,7 @@ pub enum CodecError {
 impl CodecError {
     /// Returns whether the stored bytes are to blame, so that another copy may be good.
     pub fn is_corrupt(&self) -> bool {
-        matches!(
-            self,
-            Self::Frame { .. } | Self::Length { .. } | Self::Digest { .. }
-        )
+        matches!(self, Self::Frame { .. } | Self::Length { .. } | Self::Digest { .. })
     }
 }
 
@@ -160,10 +153,7 @@ impl ChunkEncoder {
         let mut compressor = Compressor::new(i32::from(level.0)).map_err(context)?;
         compressor.include_checksum(false).map_err(context)?;
         compressor.include_dictid(false).map_err(context)?;
-        Ok(Self {
-            compressor,
-            output: Vec::new(),
-        })
+        Ok(Self { compressor, output: Vec::new() })
     }
 
     /// Encodes one chunk and returns how it is to be stored and the bytes to store.
@@ -177,12 +167,8 @@ impl ChunkEncoder {
         &'a mut self,
         uncompressed: &'a [u8],
     ) -> Result<(Codec, &'a [u8]), CodecError> {
-        let error = |source| CodecError::Compress {
-            uncompressed_len: uncompressed.len(),
-            source,
-        };
-        self.output
-            .resize(zstd::zstd_safe::compress_bound(uncompressed.len()), 0);
+        let error = |source| CodecError::Compress { uncompressed_len: uncompressed.len(), source };
+        self.output.resize(zstd::zstd_safe::compress_bound(uncompressed.len()), 0);
         let stored_len = self
             .compressor
             .compress_to_buffer(uncompressed, self.output.as_mut_slice())
@@ -251,10 +237,7 @@ impl ChunkDecoder {
     ) -> Result<(), CodecError> {
         output.clear();
         if uncompressed_len > CHUNK_SIZE_MAX {
-            return Err(CodecError::TooLong {
-                expected,
-                uncompressed_len,
-            });
+            return Err(CodecError::TooLong { expected, uncompressed_len });
         }
         match codec {
             Codec::Raw if stored.len() == uncompressed_len as usize => {
@@ -262,23 +245,14 @@ impl ChunkDecoder {
             }
             Codec::Raw => {
                 let actual_len = stored.len();
-                return Err(CodecError::Length {
-                    expected,
-                    uncompressed_len,
-                    actual_len,
-                });
+                return Err(CodecError::Length { expected, uncompressed_len, actual_len });
             }
             Codec::Zstd => {
                 output.reserve_exact(uncompressed_len as usize);
                 let stored_len = stored.len();
-                self.decompressor
-                    .decompress_to_buffer(stored, output)
-                    .map_err(|source| CodecError::Frame {
-                        expected,
-                        stored_len,
-                        uncompressed_len,
-                        source,
-                    })?;
+                self.decompressor.decompress_to_buffer(stored, output).map_err(|source| {
+                    CodecError::Frame { expected, stored_len, uncompressed_len, source }
+                })?;
             }
         }
         Ok(())
@@ -299,11 +273,7 @@ fn verify_chunk(
     bytes: &[u8],
 ) -> Result<(), CodecError> {
     if bytes.len() != uncompressed_len as usize {
-        return Err(CodecError::Length {
-            expected,
-            uncompressed_len,
-            actual_len: bytes.len(),
-        });
+        return Err(CodecError::Length { expected, uncompressed_len, actual_len: bytes.len() });
     }
     let actual = algorithm.chunk_id(bytes);
     if actual != expected {
@@ -338,29 +308,14 @@ mod tests {
             stored,
             &mut output,
         );
-        assert!(
-            result.is_ok() || output.is_empty(),
-            "a failed decode leaves nothing behind"
-        );
+        assert!(result.is_ok() || output.is_empty(), "a failed decode leaves nothing behind");
         result.map(|()| output)
     }
 
     #[test]
     fn boundary_lengths_round_trip() {
         let mut encoder = ChunkEncoder::new(CompressionLevel::default()).unwrap();
-        for len in [
-            0,
-            1,
-            31,
-            32,
-            33,
-            4095,
-            4096,
-            4097,
-            (1 << 20) - 1,
-            1 << 20,
-            (1 << 20) + 1,
-        ] {
+        for len in [0, 1, 31, 32, 33, 4095, 4096, 4097, (1 << 20) - 1, 1 << 20, (1 << 20) + 1] {
             for content in [vec![b'a'; len], noise(len)] {
                 let (codec, stored) = encoder.encode(&content).unwrap();
                 assert!(stored.len() <= content.len(), "raw is never longer");
@@ -374,10 +329,7 @@ mod tests {
     fn incompressible_chunks_are_stored_raw() {
         let mut encoder = ChunkEncoder::new(CompressionLevel::default()).unwrap();
         let content = noise(100_000);
-        assert_eq!(
-            encoder.encode(&content).unwrap(),
-            (Codec::Raw, &content[..])
-        );
+        assert_eq!(encoder.encode(&content).unwrap(), (Codec::Raw, &content[..]));
         assert_eq!(encoder.encode(&[0; 100_000]).unwrap().0, Codec::Zstd);
     }
 
@@ -412,24 +364,12 @@ mod tests {
         let stored = zstd::bulk::compress(&content, 3).unwrap();
         for (codec, stored) in [(Codec::Raw, &content[..]), (Codec::Zstd, &stored)] {
             let error = decode(&content, 1001, codec, stored).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    CodecError::Length {
-                        actual_len: 1000,
-                        ..
-                    }
-                ),
-                "{error}"
-            );
+            assert!(matches!(error, CodecError::Length { actual_len: 1000, .. }), "{error}");
             let error = decode(&[6; 1000], 1000, codec, stored).unwrap_err();
             assert!(matches!(error, CodecError::Digest { .. }), "{error}");
         }
         for cut in [0, 1, stored.len() - 1] {
-            assert!(
-                decode(&content, 1000, Codec::Zstd, &stored[..cut]).is_err(),
-                "{cut}"
-            );
+            assert!(decode(&content, 1000, Codec::Zstd, &stored[..cut]).is_err(), "{cut}");
         }
     }
 

@@ -115,10 +115,7 @@ fn parse_prefixed(text: &str, algorithm: &'static str) -> Result<[u8; 32], Diges
     text.strip_prefix(algorithm)
         .and_then(|rest| rest.strip_prefix(':'))
         .and_then(parse_hex)
-        .ok_or_else(|| DigestParseError {
-            text: text.chars().take(100).collect(),
-            algorithm,
-        })
+        .ok_or_else(|| DigestParseError { text: text.chars().take(100).collect(), algorithm })
 }
 
 fn parse_hex(text: &str) -> Option<[u8; 32]> {
@@ -257,18 +254,9 @@ mod tests {
 
     #[test]
     fn known_answers() {
-        assert_eq!(
-            DigestAlgorithm::Sha256.chunk_id(b"abc").to_hex(),
-            SHA256_ABC
-        );
-        assert_eq!(
-            DigestAlgorithm::Blake3.chunk_id(b"abc").to_hex(),
-            BLAKE3_ABC
-        );
-        assert_eq!(
-            BlobId::of(b"abc").to_string(),
-            format!("sha256:{SHA256_ABC}")
-        );
+        assert_eq!(DigestAlgorithm::Sha256.chunk_id(b"abc").to_hex(), SHA256_ABC);
+        assert_eq!(DigestAlgorithm::Blake3.chunk_id(b"abc").to_hex(), BLAKE3_ABC);
+        assert_eq!(BlobId::of(b"abc").to_string(), format!("sha256:{SHA256_ABC}"));
         let mut pieces = BlobHasher::new();
         pieces.update(b"a");
         pieces.update(b"bc");

@@ -32,14 +32,13 @@ pub struct PackedFile {
 
 impl Packer {
     /// Creates a packer, or returns `None` if `pack_size` is zero.
+    ///
+    /// A pack size above the chunk size, which only a mix-up of two images' sizes makes possible,
+    /// counts as the chunk size.
     pub fn new(chunk_size: ChunkSize, pack_size: PackSize) -> Option<Self> {
-        let pack_size = u64::from(pack_size.bytes());
+        let pack_size = u64::from(pack_size.bytes().min(chunk_size.bytes()));
         let pack_max = (2 * pack_size).min(u64::from(chunk_size.bytes()));
-        (pack_size != 0).then(|| Self {
-            pack_size,
-            pack_max,
-            buffer: Vec::new(),
-        })
+        (pack_size != 0).then(|| Self { pack_size, pack_max, buffer: Vec::new() })
     }
 
     /// Returns whether a file of this length is packed: it is neither empty nor too long.
@@ -52,17 +51,11 @@ impl Packer {
     /// # Panics
     /// If the packer does not [accept](Self::accepts) a file of this length.
     pub fn add(&mut self, file: &[u8]) -> PackedFile {
-        assert!(
-            self.accepts(file.len() as u64),
-            "only files that the packer accepts are packed"
-        );
+        assert!(self.accepts(file.len() as u64), "only files that the packer accepts are packed");
         let aligned_len = (file.len() as u64).next_multiple_of(u64::from(GRID));
         let mut start = (self.buffer.len() as u64).next_multiple_of(u64::from(GRID));
-        let completed_before = if start + file.len() as u64 > self.pack_max {
-            self.take()
-        } else {
-            None
-        };
+        let completed_before =
+            if start + file.len() as u64 > self.pack_max { self.take() } else { None };
         if completed_before.is_some() {
             start = 0;
         }
@@ -70,11 +63,7 @@ impl Packer {
         self.buffer.extend_from_slice(file);
         let is_cut = self.is_cut_after(file, aligned_len);
         let completed_after = if is_cut { self.take() } else { None };
-        PackedFile {
-            completed_before,
-            offset: start as u32,
-            completed_after,
-        }
+        PackedFile { completed_before, offset: start as u32, completed_after }
     }
 
     /// Returns the last pack, or `None` if every file is in a completed one.
@@ -89,10 +78,7 @@ impl Packer {
 
     fn is_cut_after(&self, file: &[u8], aligned_len: u64) -> bool {
         let digest = blake3::hash(file);
-        let (head, _) = digest
-            .as_bytes()
-            .split_first_chunk::<8>()
-            .expect("a digest has 32 bytes");
+        let (head, _) = digest.as_bytes().split_first_chunk::<8>().expect("a digest has 32 bytes");
         let fraction = u128::from(u64::from_le_bytes(*head));
         fraction * u128::from(self.pack_size) < u128::from(aligned_len) << 64
     }
@@ -125,10 +111,7 @@ mod tests {
         (0..count)
             .map(|n| {
                 let mut file = vec![0; len(n)];
-                blake3::Hasher::new()
-                    .update(&n.to_le_bytes())
-                    .finalize_xof()
-                    .fill(&mut file);
+                blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut file);
                 file
             })
             .collect()
@@ -151,10 +134,7 @@ mod tests {
         for len in [100, 4096, 30_000] {
             let (packs, _) = pack_all(256 << 10, &files(2_000, |_| len));
             let mean = packs.iter().map(Vec::len).sum::<usize>() / packs.len();
-            assert!(
-                (150 << 10..300 << 10).contains(&mean),
-                "{mean} for files of {len}"
-            );
+            assert!((150 << 10..300 << 10).contains(&mean), "{mean} for files of {len}");
         }
     }
 
@@ -176,6 +156,13 @@ mod tests {
         assert_eq!(accepted, [false, true, true, false]);
         let none = PackSize::new(0, ChunkSize::default()).unwrap();
         assert!(Packer::new(ChunkSize::default(), none).is_none());
+    }
+
+    #[test]
+    fn a_pack_size_above_the_chunk_size_counts_as_the_chunk_size() {
+        let chunk_size = ChunkSize::new(64 << 10).unwrap();
+        let packer = Packer::new(chunk_size, PackSize::default()).unwrap();
+        assert_eq!([65_535, 65_536].map(|len| packer.accepts(len)), [true, false]);
     }
 
     #[test]

@@ -27,10 +27,7 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// Creates a cursor at the start of `bytes`.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes,
-            offset: 0,
-        }
+        Self { rest: bytes, offset: 0 }
     }
 
     /// Returns the number of bytes read so far.
@@ -185,19 +182,8 @@ mod tests {
         let mut cursor = Cursor::new(&[1, 2, 3, 4, 5]);
         cursor.u16("head").unwrap();
         let error = cursor.u32("length").unwrap_err();
-        assert_eq!(
-            error,
-            Truncated {
-                what: "length",
-                offset: 2,
-                needed: 4,
-                remaining: 3
-            }
-        );
-        assert_eq!(
-            error.to_string(),
-            "length at byte 2 needs 4 bytes, 3 remain"
-        );
+        assert_eq!(error, Truncated { what: "length", offset: 2, needed: 4, remaining: 3 });
+        assert_eq!(error.to_string(), "length at byte 2 needs 4 bytes, 3 remain");
         assert_eq!(cursor.take(3, "rest"), Ok(&[3, 4, 5][..]));
         assert!(cursor.u8("end").is_err());
     }

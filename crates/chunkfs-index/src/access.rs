@@ -33,18 +33,13 @@ impl<'a, R: FromBytes> Table<'a, R> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = R> + use<'a, R> {
-        self.bytes
-            .chunks_exact(size_of::<R>())
-            .filter_map(|bytes| R::read_from_bytes(bytes).ok())
+        self.bytes.chunks_exact(size_of::<R>()).filter_map(|bytes| R::read_from_bytes(bytes).ok())
     }
 }
 
 impl Index {
     pub(crate) fn table<R: FromBytes>(&self, kind: SectionKind) -> Table<'_, R> {
-        Table {
-            bytes: self.section(kind),
-            record: PhantomData,
-        }
+        Table { bytes: self.section(kind), record: PhantomData }
     }
 
     pub(crate) fn string(&self, offset: u32, len: u64) -> Option<&[u8]> {
@@ -70,16 +65,11 @@ impl Index {
 
     /// Returns the attributes of an inode, or `None` if there is no such inode.
     pub fn inode(&self, index: InodeIndex) -> Option<Inode> {
-        let raw = self
-            .table::<RawInode>(SectionKind::Inodes)
-            .get(index.get())?;
+        let raw = self.table::<RawInode>(SectionKind::Inodes).get(index.get())?;
         let kind = FileKind::from_mode(raw.mode.get())?;
         let (first, count) = (raw.first.get(), raw.count.get());
         let device = match kind {
-            FileKind::CharDevice | FileKind::BlockDevice => Device {
-                major: first,
-                minor: count,
-            },
+            FileKind::CharDevice | FileKind::BlockDevice => Device { major: first, minor: count },
             _ => Device::default(),
         };
         Some(Inode {
@@ -89,10 +79,7 @@ impl Index {
             uid: raw.uid.get(),
             gid: raw.gid.get(),
             link_count: raw.link_count.get(),
-            mtime: Timestamp {
-                seconds: raw.mtime_seconds.get(),
-                nanos: raw.mtime_nanos.get(),
-            },
+            mtime: Timestamp { seconds: raw.mtime_seconds.get(), nanos: raw.mtime_nanos.get() },
             len: raw.len.get(),
             device,
             first,
@@ -105,8 +92,7 @@ impl Index {
 
     /// Returns the root directory.
     pub fn root(&self) -> Inode {
-        self.inode(InodeIndex::ROOT)
-            .expect("opening checked that there is a root")
+        self.inode(InodeIndex::ROOT).expect("opening checked that there is a root")
     }
 
     /// Finds `name` in a directory by binary search.
@@ -143,11 +129,7 @@ impl Index {
 
     /// Returns the number of names in a directory, without `.` and `..`; zero for anything else.
     pub fn dirent_count(&self, directory: &Inode) -> u32 {
-        if directory.kind == FileKind::Directory {
-            directory.count
-        } else {
-            0
-        }
+        if directory.kind == FileKind::Directory { directory.count } else { 0 }
     }
 
     /// Returns the name at a position of a directory, counted from zero in byte order.
@@ -195,12 +177,8 @@ impl Index {
 
     /// Returns a chunk, or `None` if there is no such chunk.
     pub fn chunk(&self, index: ChunkIndex) -> Option<Chunk> {
-        let raw = self
-            .table::<RawChunk>(SectionKind::Chunks)
-            .get(index.get())?;
-        let location = self
-            .table::<RawLocation>(SectionKind::Locations)
-            .get(index.get())?;
+        let raw = self.table::<RawChunk>(SectionKind::Chunks).get(index.get())?;
+        let location = self.table::<RawLocation>(SectionKind::Locations).get(index.get())?;
         Some(Chunk {
             id: ChunkId::from_bytes(raw.id),
             uncompressed_len: raw.uncompressed_len.get(),
@@ -221,10 +199,7 @@ impl Index {
     /// Returns a data blob, or `None` if there is no such blob.
     pub fn blob(&self, index: BlobIndex) -> Option<Blob> {
         let raw = self.table::<RawBlob>(SectionKind::Blobs).get(index.get())?;
-        Some(Blob {
-            id: BlobId::from_bytes(raw.id),
-            len: raw.len.get(),
-        })
+        Some(Blob { id: BlobId::from_bytes(raw.id), len: raw.len.get() })
     }
 
     /// Iterates over all data blobs in the order of their table.
@@ -238,11 +213,7 @@ impl Index {
     /// search over the file's extents, each further one constant time.
     pub fn pieces(&self, file: &Inode, offset: u64, len: u64) -> Pieces<'_> {
         let is_regular = file.kind == FileKind::Regular;
-        let end = if is_regular {
-            offset.saturating_add(len).min(file.len)
-        } else {
-            0
-        };
+        let end = if is_regular { offset.saturating_add(len).min(file.len) } else { 0 };
         let extents = self.table::<RawExtent>(SectionKind::Extents);
         let (mut low, mut high) = (file.first, file.first.saturating_add(file.count));
         let extents_end = high;
@@ -257,13 +228,7 @@ impl Index {
                 high = middle;
             }
         }
-        Pieces {
-            index: self,
-            extent: low,
-            extents_end,
-            at: offset,
-            end,
-        }
+        Pieces { index: self, extent: low, extents_end, at: offset, end }
     }
 }
 
@@ -284,10 +249,7 @@ impl Iterator for Pieces<'_> {
         if self.at >= self.end || self.extent >= self.extents_end {
             return None;
         }
-        let extent = self
-            .index
-            .table::<RawExtent>(SectionKind::Extents)
-            .get(self.extent)?;
+        let extent = self.index.table::<RawExtent>(SectionKind::Extents).get(self.extent)?;
         let file_offset = self.at;
         let in_extent = file_offset.checked_sub(extent.file_offset.get())?;
         let extent_rest = extent.len.get().checked_sub(in_extent)?;
@@ -297,11 +259,7 @@ impl Iterator for Pieces<'_> {
         if len == extent_rest {
             self.extent += 1;
         }
-        Some(Piece {
-            file_offset,
-            len,
-            source,
-        })
+        Some(Piece { file_offset, len, source })
     }
 }
 
@@ -316,10 +274,7 @@ impl Pieces<'_> {
         let at = u64::from(extent.chunk_offset.get()).checked_add(in_extent)?;
         let chunk = u32::try_from(u64::from(first).checked_add(at / chunk_size)?).ok()?;
         let offset = u32::try_from(at % chunk_size).ok()?;
-        let source = PieceSource::Chunk {
-            index: ChunkIndex::new(chunk),
-            offset,
-        };
+        let source = PieceSource::Chunk { index: ChunkIndex::new(chunk), offset };
         Some((source, chunk_size - u64::from(offset)))
     }
 }

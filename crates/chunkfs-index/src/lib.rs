@@ -41,7 +41,7 @@
 //! ```
 //!
 //! # Limits
-//! 2^32 - 1 inodes, names and chunks, 4 GiB of names, 65,535 blobs, files up to 2^63 - 1 bytes.
+//! 2^32 - 2 inodes, names and chunks, 4 GiB of names, 65,535 blobs, files up to 2^63 - 1 bytes.
 //!
 //! The bytes are specified in `docs/format.md`.
 #![forbid(unsafe_code)]

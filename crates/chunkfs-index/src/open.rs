@@ -8,7 +8,8 @@ use zerocopy::FromBytes as _;
 
 use crate::error::OpenError;
 use crate::record::{
-    MAGIC, SECTION_ALIGN, SECTION_COUNT_MAX, SectionEntry, SectionKind, Superblock, VERSION_MAJOR,
+    MAGIC, RECORD_COUNT_END, SECTION_ALIGN, SECTION_COUNT_MAX, SectionEntry, SectionKind,
+    Superblock, VERSION_MAJOR,
 };
 use crate::validate;
 
@@ -27,9 +28,9 @@ pub struct Index {
 impl Index {
     /// Opens an index, checking every record and the image id.
     ///
-    /// Whatever the bytes are, this neither panics nor allocates more than six bytes per inode and
-    /// four per chunk, in three allocations that are freed again. It takes time linear in the
-    /// length: about 2 ms per MiB. A memory map serves as well, through `Bytes::from_owner`.
+    /// Whatever the bytes are, this neither panics nor allocates more than four bytes per inode,
+    /// per chunk and per xattr, in three allocations that are freed again. It takes time linear in
+    /// the length: about 2 ms per MiB. A memory map serves as well, through `Bytes::from_owner`.
     ///
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Transfer`].
@@ -38,10 +39,7 @@ impl Index {
         validate::validate(&index)?;
         let actual = index.compute_image_id();
         if actual != index.image_id {
-            return Err(OpenError::ImageId {
-                expected: index.image_id,
-                actual,
-            });
+            return Err(OpenError::ImageId { expected: index.image_id, actual });
         }
         Ok(index)
     }
@@ -51,11 +49,8 @@ impl Index {
         if !bytes.starts_with(&MAGIC) {
             return Err(OpenError::NotAnIndex);
         }
-        let (superblock, rest) =
-            Superblock::read_from_prefix(&bytes).map_err(|_| OpenError::Length {
-                expected: size_of::<Superblock>() as u64,
-                actual,
-            })?;
+        let (superblock, rest) = Superblock::read_from_prefix(&bytes)
+            .map_err(|_| OpenError::Length { expected: size_of::<Superblock>() as u64, actual })?;
         let version = superblock.version_major.get();
         if version != VERSION_MAJOR {
             return Err(OpenError::UnknownVersion { version });
@@ -70,39 +65,24 @@ impl Index {
         }
         let section_count = superblock.section_count.get();
         if section_count > SECTION_COUNT_MAX {
-            return Err(OpenError::Superblock {
-                problem: "it has too many sections",
-            });
+            return Err(OpenError::Superblock { problem: "it has too many sections" });
         }
         let table_len = usize::from(section_count) * size_of::<SectionEntry>();
-        let table = rest.get(..table_len).ok_or(OpenError::Superblock {
-            problem: "the section table is cut off",
-        })?;
+        let table = rest
+            .get(..table_len)
+            .ok_or(OpenError::Superblock { problem: "the section table is cut off" })?;
         if superblock_checksum(&superblock, table) != superblock.checksum {
-            return Err(OpenError::Superblock {
-                problem: "its checksum does not match",
-            });
+            return Err(OpenError::Superblock { problem: "its checksum does not match" });
         }
-        let algorithm = DigestAlgorithm::from_code(superblock.digest_algorithm).ok_or(
-            OpenError::Superblock {
-                problem: "the digest algorithm is unknown",
-            },
-        )?;
+        let algorithm = DigestAlgorithm::from_code(superblock.digest_algorithm)
+            .ok_or(OpenError::Superblock { problem: "the digest algorithm is unknown" })?;
         let chunk_size = 1u64
             .checked_shl(superblock.chunk_size_log2.into())
             .and_then(|chunk_size| ChunkSize::new(chunk_size).ok())
-            .ok_or(OpenError::Superblock {
-                problem: "the chunk size is out of range",
-            })?;
+            .ok_or(OpenError::Superblock { problem: "the chunk size is out of range" })?;
         let sections = parse_sections(table, size_of::<Superblock>() + table_len, &bytes)?;
         let image_id = ImageId::from_bytes(superblock.image_id);
-        Ok(Self {
-            bytes,
-            sections,
-            algorithm,
-            chunk_size,
-            image_id,
-        })
+        Ok(Self { bytes, sections, algorithm, chunk_size, image_id })
     }
 
     /// Returns the id of the image: equal for equal trees with equal chunks.
@@ -132,11 +112,7 @@ impl Index {
 
     fn compute_image_id(&self) -> ImageId {
         let covered = SectionKind::ALL[..SectionKind::COVERED_COUNT].iter();
-        image_id(
-            self.algorithm,
-            self.chunk_size,
-            covered.map(|kind| self.section(*kind)),
-        )
+        image_id(self.algorithm, self.chunk_size, covered.map(|kind| self.section(*kind)))
     }
 }
 
@@ -162,13 +138,7 @@ pub(crate) fn superblock_checksum(superblock: &Superblock, table: &[u8]) -> [u8;
     use zerocopy::IntoBytes as _;
 
     let mut hasher = blake3::Hasher::new();
-    hasher.update(
-        Superblock {
-            checksum: [0; 8],
-            ..*superblock
-        }
-        .as_bytes(),
-    );
+    hasher.update(Superblock { checksum: [0; 8], ..*superblock }.as_bytes());
     hasher.update(table);
     let mut checksum = [0; 8];
     hasher.finalize_xof().fill(&mut checksum);
@@ -186,10 +156,7 @@ fn parse_sections(
     let mut previous_kind = 0;
     let mut previous_end = data_start;
     for (entry, raw) in table.chunks_exact(size_of::<SectionEntry>()).enumerate() {
-        let error = |problem| OpenError::Section {
-            entry: entry as u32,
-            problem,
-        };
+        let error = |problem| OpenError::Section { entry: entry as u32, problem };
         let raw = SectionEntry::read_from_bytes(raw)
             .map_err(|_| error("the section table is cut off"))?;
         let kind = raw.kind.get();
@@ -211,7 +178,8 @@ fn parse_sections(
             if range.len() % known.record_len() != 0 {
                 return Err(error("it is not a whole number of records"));
             }
-            if u32::try_from(range.len() / known.record_len()).is_err() {
+            let count = u32::try_from(range.len() / known.record_len());
+            if count.is_err() || count == Ok(RECORD_COUNT_END) {
                 return Err(error("it has more records than can be numbered"));
             }
             sections[known.position()] = (range.start, range.end);
@@ -221,14 +189,10 @@ fn parse_sections(
         previous_end = range.end;
     }
     if found != SectionKind::ALL.len() {
-        return Err(OpenError::Superblock {
-            problem: "a section is missing",
-        });
+        return Err(OpenError::Superblock { problem: "a section is missing" });
     }
     if previous_end != bytes.len() {
-        return Err(OpenError::Superblock {
-            problem: "bytes follow the last section",
-        });
+        return Err(OpenError::Superblock { problem: "bytes follow the last section" });
     }
     Ok(sections)
 }

@@ -12,6 +12,10 @@ pub(crate) const HOLE: u32 = u32::MAX;
 pub(crate) const SECTION_ALIGN: usize = 8;
 /// An index with more sections than this is rejected.
 pub(crate) const SECTION_COUNT_MAX: u16 = 64;
+/// The most data blobs that an index refers to.
+pub(crate) const BLOB_COUNT_MAX: u32 = 65_535;
+/// A table has fewer records than this, so that the last position plus one is a `u32` too.
+pub(crate) const RECORD_COUNT_END: u32 = u32::MAX;
 
 macro_rules! record {
     ($(#[$doc:meta])* $name:ident, $len:literal, $table:literal { $($field:ident: $type:ty),* $(,)? }) => {

@@ -97,12 +97,7 @@ impl Tree {
     /// Creates a tree that is one empty root directory with these attributes.
     pub fn new(root: Attributes) -> Self {
         let content = Content::Directory(BTreeMap::new());
-        Self {
-            nodes: vec![Node {
-                attributes: root,
-                content,
-            }],
-        }
+        Self { nodes: vec![Node { attributes: root, content }] }
     }
 
     /// Returns the root directory.

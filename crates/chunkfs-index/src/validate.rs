@@ -9,7 +9,8 @@ use crate::access::Table;
 use crate::error::OpenError;
 use crate::open::Index;
 use crate::record::{
-    HOLE, RawBlob, RawChunk, RawDirent, RawExtent, RawInode, RawLocation, RawXattr, SectionKind,
+    BLOB_COUNT_MAX, HOLE, RawBlob, RawChunk, RawDirent, RawExtent, RawInode, RawLocation, RawXattr,
+    SectionKind,
 };
 use crate::types::{FileKind, InodeIndex};
 
@@ -19,14 +20,15 @@ pub(crate) const SYMLINK_LEN_MAX: u64 = 4095;
 pub(crate) fn validate(index: &Index) -> Result<(), OpenError> {
     validate_chunks(index)?;
     validate_xattrs(index)?;
-    let run_ends = run_ends(index);
+    let xattr_run_ends = xattr_run_ends(index);
+    let chunk_run_ends = chunk_run_ends(index);
     let mut inodes = InodeValidator {
         index,
         inodes: index.table(SectionKind::Inodes),
         dirents: index.table(SectionKind::Dirents),
         extents: index.table(SectionKind::Extents),
-        xattr_count: index.table::<RawXattr>(SectionKind::Xattrs).count(),
-        run_ends,
+        xattr_run_ends,
+        chunk_run_ends,
         next_dirent: 0,
         next_extent: 0,
         references: Vec::new(),
@@ -35,11 +37,7 @@ pub(crate) fn validate(index: &Index) -> Result<(), OpenError> {
 }
 
 fn record_error(kind: SectionKind, record: u32, problem: &'static str) -> OpenError {
-    OpenError::Record {
-        table: kind.name(),
-        record: u64::from(record),
-        problem,
-    }
+    OpenError::Record { table: kind.name(), record: u64::from(record), problem }
 }
 
 /// Chunks, locations and blobs.
@@ -47,13 +45,13 @@ fn validate_chunks(index: &Index) -> Result<(), OpenError> {
     let chunks = index.table::<RawChunk>(SectionKind::Chunks);
     let locations = index.table::<RawLocation>(SectionKind::Locations);
     let blobs = index.table::<RawBlob>(SectionKind::Blobs);
-    if chunks.count() != locations.count() || chunks.count() == HOLE {
+    if chunks.count() != locations.count() {
         let problem = "the chunk and location tables differ in length";
-        return Err(record_error(
-            SectionKind::Locations,
-            locations.count(),
-            problem,
-        ));
+        return Err(record_error(SectionKind::Locations, locations.count(), problem));
+    }
+    if blobs.count() > BLOB_COUNT_MAX {
+        let problem = "there are more blobs than the format allows";
+        return Err(record_error(SectionKind::Blobs, BLOB_COUNT_MAX, problem));
     }
     for (record, (chunk, location)) in (0..).zip(chunks.iter().zip(locations.iter())) {
         let uncompressed_len = chunk.uncompressed_len.get();
@@ -68,9 +66,7 @@ fn validate_chunks(index: &Index) -> Result<(), OpenError> {
                 return Err(error("a raw chunk has two lengths"));
             }
             Some(_) if stored_len == 0 || stored_len > uncompressed_len => {
-                return Err(error(
-                    "the stored length is zero or above the uncompressed length",
-                ));
+                return Err(error("the stored length is zero or above the uncompressed length"));
             }
             Some(_) => {}
             None => return Err(error("the codec is unknown")),
@@ -78,9 +74,7 @@ fn validate_chunks(index: &Index) -> Result<(), OpenError> {
         if location.reserved != 0 {
             return Err(error("a reserved field is not zero"));
         }
-        let blob = blobs
-            .get(location.blob.get().into())
-            .ok_or(error("it has no such blob"))?;
+        let blob = blobs.get(location.blob.get().into()).ok_or(error("it has no such blob"))?;
         let end = location.offset.get().checked_add(stored_len.into());
         if end.is_none_or(|end| end > blob.len.get()) {
             return Err(error("it lies outside its blob"));
@@ -101,10 +95,7 @@ fn validate_xattrs(index: &Index) -> Result<(), OpenError> {
             return Err(error("its name is empty, too long, or holds a NUL"));
         }
         let value_len = xattr.value_len.get();
-        if value_len > 65_536
-            || index
-                .string(xattr.value_offset.get(), value_len.into())
-                .is_none()
+        if value_len > 65_536 || index.string(xattr.value_offset.get(), value_len.into()).is_none()
         {
             return Err(error("its value is too long or lies outside the strings"));
         }
@@ -112,9 +103,32 @@ fn validate_xattrs(index: &Index) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// For each xattr, the end of the run of ascending names that starts with it: the sets that start
+/// with this xattr may span all xattrs before that end. Sets may overlap, so that checking each by
+/// itself would take quadratic time.
+fn xattr_run_ends(index: &Index) -> Vec<u32> {
+    let xattrs = index.table::<RawXattr>(SectionKind::Xattrs);
+    let name = |record| {
+        let xattr = xattrs.get(record)?;
+        index.string(xattr.name_offset.get(), xattr.name_len.get().into())
+    };
+    let mut ends = vec![0; xattrs.count() as usize];
+    let mut end = xattrs.count();
+    let mut next_name = None;
+    for (record, slot) in (0..xattrs.count()).zip(&mut ends).rev() {
+        let name = name(record);
+        if next_name.is_some() && name >= next_name {
+            end = record + 1;
+        }
+        next_name = name;
+        *slot = end;
+    }
+    ends
+}
+
 /// For each chunk, the end of the run of full-size chunks that starts with it: the extents that
 /// start with this chunk may span all chunks before that end, and one more.
-fn run_ends(index: &Index) -> Vec<u32> {
+fn chunk_run_ends(index: &Index) -> Vec<u32> {
     let chunks = index.table::<RawChunk>(SectionKind::Chunks);
     let mut ends = vec![0; chunks.count() as usize];
     let mut end = chunks.count();
@@ -137,8 +151,8 @@ struct InodeValidator<'a> {
     inodes: Table<'a, RawInode>,
     dirents: Table<'a, RawDirent>,
     extents: Table<'a, RawExtent>,
-    xattr_count: u32,
-    run_ends: Vec<u32>,
+    xattr_run_ends: Vec<u32>,
+    chunk_run_ends: Vec<u32>,
     next_dirent: u32,
     next_extent: u32,
     /// The number of names of each inode.
@@ -148,35 +162,21 @@ struct InodeValidator<'a> {
 impl InodeValidator<'_> {
     fn validate(&mut self) -> Result<(), OpenError> {
         self.references = vec![0; self.inodes.count() as usize];
-        let root = self
-            .inodes
-            .get(0)
-            .ok_or(self.error(0, "there is no root"))?;
+        let root = self.inodes.get(0).ok_or(self.error(0, "there is no root"))?;
         if FileKind::from_mode(root.mode.get()) != Some(FileKind::Directory) {
             return Err(self.error(0, "the root is not a directory"));
         }
         for record in 0..self.inodes.count() {
-            let inode = self
-                .inodes
-                .get(record)
-                .ok_or(self.error(record, "it is cut off"))?;
+            let inode = self.inodes.get(record).ok_or(self.error(record, "it is cut off"))?;
             self.validate_inode(record, &inode)?;
         }
         if self.next_dirent != self.dirents.count() {
             let problem = "it belongs to no directory";
-            return Err(record_error(
-                SectionKind::Dirents,
-                self.next_dirent,
-                problem,
-            ));
+            return Err(record_error(SectionKind::Dirents, self.next_dirent, problem));
         }
         if self.next_extent != self.extents.count() {
             let problem = "it belongs to no file";
-            return Err(record_error(
-                SectionKind::Extents,
-                self.next_extent,
-                problem,
-            ));
+            return Err(record_error(SectionKind::Extents, self.next_extent, problem));
         }
         self.validate_references()
     }
@@ -191,15 +191,15 @@ impl InodeValidator<'_> {
         if inode.mtime_nanos.get() >= 1_000_000_000 {
             return Err(self.error(record, "its nanoseconds are a second or more"));
         }
-        let xattr_end = inode
-            .xattr_first
-            .get()
-            .checked_add(inode.xattr_count.get().into());
-        let has_none = inode.xattr_count.get() == 0;
-        if (has_none && inode.xattr_first.get() != 0)
-            || xattr_end.is_none_or(|end| end > self.xattr_count)
-        {
-            return Err(self.error(record, "its xattrs lie outside the table"));
+        let xattr_first = inode.xattr_first.get();
+        let xattr_run_end = match inode.xattr_count.get() {
+            0 => 0,
+            _ => self.xattr_run_ends.get(xattr_first as usize).copied().unwrap_or(0),
+        };
+        let xattr_end = xattr_first.checked_add(inode.xattr_count.get().into());
+        if xattr_end.is_none_or(|end| end > xattr_run_end) {
+            let problem = "its xattrs lie outside the table or not in ascending order";
+            return Err(self.error(record, problem));
         }
         if kind != FileKind::Directory && inode.parent.get() != 0 {
             return Err(self.error(record, "only directories have a parent"));
@@ -244,9 +244,7 @@ impl InodeValidator<'_> {
         for position in self.next_dirent..end {
             let error = |problem| record_error(SectionKind::Dirents, position, problem);
             let dirent = self.dirents.get(position).ok_or(error("it is cut off"))?;
-            let name = self
-                .index
-                .string(dirent.name_offset.get(), dirent.name_len.into());
+            let name = self.index.string(dirent.name_offset.get(), dirent.name_len.into());
             let name = name.ok_or(error("its name lies outside the strings"))?;
             if !is_valid_name(name) {
                 return Err(error("its name is empty, `.`, `..`, or holds `/` or NUL"));
@@ -256,21 +254,14 @@ impl InodeValidator<'_> {
             }
             previous_name = name;
             let child = dirent.inode.get();
-            let target = self
-                .inodes
-                .get(child)
-                .ok_or(error("it has no such inode"))?;
+            let target = self.inodes.get(child).ok_or(error("it has no such inode"))?;
             if dirent.reserved.get() != 0 || u16::from(dirent.mode_high) != target.mode.get() >> 12
             {
-                return Err(error(
-                    "its type differs from its inode's, or a reserved field is set",
-                ));
+                return Err(error("its type differs from its inode's, or a reserved field is set"));
             }
             if FileKind::from_mode(target.mode.get()) == Some(FileKind::Directory) {
                 if child <= record || target.parent.get() != record {
-                    return Err(error(
-                        "a directory comes before its parent or names another one",
-                    ));
+                    return Err(error("a directory comes before its parent or names another one"));
                 }
                 subdirectory_count += 1;
             }
@@ -314,20 +305,14 @@ impl InodeValidator<'_> {
     fn validate_run(&self, extent: &RawExtent) -> Result<(), &'static str> {
         let (first, offset) = (extent.first_chunk.get(), extent.chunk_offset.get());
         if first == HOLE {
-            return if offset == 0 {
-                Ok(())
-            } else {
-                Err("a hole has an offset")
-            };
+            return if offset == 0 { Ok(()) } else { Err("a hole has an offset") };
         }
         if !offset.is_multiple_of(chunkfs_format::GRID) {
             return Err("it does not start on the 4 KiB grid");
         }
         let chunks = self.index.table::<RawChunk>(SectionKind::Chunks);
         let chunk = chunks.get(first).ok_or("it has no such chunk")?;
-        let end = u64::from(offset)
-            .checked_add(extent.len.get())
-            .ok_or("it is too long")?;
+        let end = u64::from(offset).checked_add(extent.len.get()).ok_or("it is too long")?;
         if end <= chunk.uncompressed_len.get().into() {
             return Ok(());
         }
@@ -337,7 +322,7 @@ impl InodeValidator<'_> {
         let chunk_size = u64::from(self.index.chunk_size().bytes());
         // The run is made of `full` whole chunks and `tail` bytes of one more.
         let (full, tail) = (end / chunk_size, end % chunk_size);
-        let run_end = self.run_ends.get(first as usize).copied().unwrap_or(first);
+        let run_end = self.chunk_run_ends.get(first as usize).copied().unwrap_or(first);
         let full_end = u64::from(first).checked_add(full).ok_or("it is too long")?;
         if full_end > run_end.into() {
             return Err("a chunk inside it is shorter than the chunk size");
@@ -354,10 +339,7 @@ impl InodeValidator<'_> {
 
     fn validate_references(&self) -> Result<(), OpenError> {
         for (record, references) in (0..).zip(&self.references) {
-            let inode = self
-                .inodes
-                .get(record)
-                .ok_or(self.error(record, "it is cut off"))?;
+            let inode = self.inodes.get(record).ok_or(self.error(record, "it is cut off"))?;
             let is_directory = FileKind::from_mode(inode.mode.get()) == Some(FileKind::Directory);
             let expected = match (InodeIndex::new(record) == InodeIndex::ROOT, is_directory) {
                 (true, _) => 0,
@@ -368,11 +350,7 @@ impl InodeValidator<'_> {
                 return Err(self.error(record, "its link count is not the number of its names"));
             }
         }
-        if self
-            .inodes
-            .get(0)
-            .is_some_and(|root| root.parent.get() != 0)
-        {
+        if self.inodes.get(0).is_some_and(|root| root.parent.get() != 0) {
             return Err(self.error(0, "the root has a parent"));
         }
         Ok(())

@@ -1,16 +1,19 @@
 //! Writing an index.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod order;
+
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use chunkfs_format::{ChunkId, ChunkSize, DigestAlgorithm};
 use zerocopy::IntoBytes as _;
 
+use self::order::{Order, UsedChunks};
 use crate::error::BuildError;
 use crate::open::{Index, chunk_size_log2, image_id, superblock_checksum};
 use crate::record::{
-    HOLE, MAGIC, RawBlob, RawChunk, RawDirent, RawExtent, RawInode, RawLocation, RawXattr,
-    SECTION_ALIGN, SectionEntry, SectionKind, Superblock, VERSION_MAJOR, VERSION_MINOR,
+    BLOB_COUNT_MAX, HOLE, MAGIC, RawBlob, RawChunk, RawDirent, RawExtent, RawInode, RawLocation,
+    RawXattr, SECTION_ALIGN, SectionEntry, SectionKind, Superblock, VERSION_MAJOR, VERSION_MINOR,
 };
 use crate::tree::{Content, Node, NodeId, Segment, Tree};
 use crate::types::{Blob, BlobIndex, Chunk, ChunkIndex, Location};
@@ -44,10 +47,10 @@ impl IndexBuilder {
     /// # Errors
     /// [`BuildError::TooMany`] from the 65,536th blob on.
     pub fn add_blob(&mut self, blob: Blob) -> Result<BlobIndex, BuildError> {
-        let index = u16::try_from(self.blobs.len());
-        let index = index.map_err(|_| BuildError::TooMany { table: "blob" })?;
+        let index = u32::try_from(self.blobs.len()).ok().filter(|index| *index < BLOB_COUNT_MAX);
+        let index = index.ok_or(BuildError::TooMany { table: "blob" })?;
         self.blobs.push(blob);
-        Ok(BlobIndex::new(index.into()))
+        Ok(BlobIndex::new(index))
     }
 
     /// Adds a chunk, or returns the one with this id that was added first, whose location stays.
@@ -63,15 +66,9 @@ impl IndexBuilder {
         if let Some(index) = self.chunk_by_id.get(&id) {
             return Ok(*index);
         }
-        let index = u32::try_from(self.chunks.len())
-            .ok()
-            .filter(|index| *index < HOLE);
+        let index = u32::try_from(self.chunks.len()).ok().filter(|index| *index < HOLE);
         let index = ChunkIndex::new(index.ok_or(BuildError::TooMany { table: "chunk" })?);
-        self.chunks.push(Chunk {
-            id,
-            uncompressed_len,
-            location,
-        });
+        self.chunks.push(Chunk { id, uncompressed_len, location });
         self.chunk_by_id.insert(id, index);
         Ok(index)
     }
@@ -92,20 +89,13 @@ impl IndexBuilder {
     /// short for.
     pub fn build(self, tree: &Tree) -> Result<Index, BuildError> {
         let order = Order::new(tree)?;
-        let used = UsedChunks::new(&self, tree, &order);
-        let mut writer = SectionWriter {
-            chunk_size: self.chunk_size,
-            ..SectionWriter::default()
-        };
+        let used = UsedChunks::new(self.chunks.len(), tree, &order);
+        let mut writer = SectionWriter { chunk_size: self.chunk_size, ..SectionWriter::default() };
         for &id in &order.nodes {
             writer.write_node(tree, id, &order, &used)?;
         }
         let mut blob_numbers: Vec<Option<u16>> = vec![None; self.blobs.len()];
-        for chunk in used
-            .old_indexes
-            .iter()
-            .map(|old| &self.chunks[old.get() as usize])
-        {
+        for chunk in used.old_indexes.iter().map(|old| &self.chunks[old.get() as usize]) {
             if let Some(number) = blob_numbers.get_mut(chunk.location.blob.get() as usize) {
                 *number = Some(0);
             }
@@ -114,23 +104,13 @@ impl IndexBuilder {
         used_blobs.zip(0..).for_each(|(number, new)| *number = new);
         for (blob, number) in self.blobs.iter().zip(&blob_numbers) {
             if number.is_some() {
-                let raw = RawBlob {
-                    id: *blob.id.as_bytes(),
-                    len: blob.len.into(),
-                };
+                let raw = RawBlob { id: *blob.id.as_bytes(), len: blob.len.into() };
                 writer.blobs.extend_from_slice(raw.as_bytes());
             }
         }
-        for chunk in used
-            .old_indexes
-            .iter()
-            .map(|old| &self.chunks[old.get() as usize])
-        {
+        for chunk in used.old_indexes.iter().map(|old| &self.chunks[old.get() as usize]) {
             let location = chunk.location;
-            let blob = blob_numbers
-                .get(location.blob.get() as usize)
-                .copied()
-                .flatten();
+            let blob = blob_numbers.get(location.blob.get() as usize).copied().flatten();
             let raw = RawChunk {
                 id: *chunk.id.as_bytes(),
                 uncompressed_len: chunk.uncompressed_len.into(),
@@ -147,91 +127,6 @@ impl IndexBuilder {
         }
         let bytes = writer.assemble(self.algorithm, self.chunk_size);
         Ok(Index::open(bytes)?)
-    }
-}
-
-/// The order of the inodes: breadth first, so that a directory's parent comes before it.
-struct Order {
-    nodes: Vec<NodeId>,
-    /// By position in the tree: the inode, or `u32::MAX` for nodes without a name.
-    inode_of: Vec<u32>,
-    /// By position in the tree: the number of names.
-    name_counts: Vec<u32>,
-    /// By position in the tree: the inode of the parent directory, for directories.
-    parents: Vec<u32>,
-}
-
-impl Order {
-    fn new(tree: &Tree) -> Result<Self, BuildError> {
-        let count = tree.node_count();
-        let mut order = Self {
-            nodes: vec![tree.root()],
-            inode_of: vec![u32::MAX; count],
-            name_counts: vec![0; count],
-            parents: vec![0; count],
-        };
-        order.inode_of[Tree::position(tree.root())] = 0;
-        let mut queue = VecDeque::from([tree.root()]);
-        while let Some(directory) = queue.pop_front() {
-            let parent = order.inode_of[Tree::position(directory)];
-            for &child in tree
-                .children(directory)
-                .into_iter()
-                .flat_map(|names| names.values())
-            {
-                let position = Tree::position(child);
-                order.name_counts[position] += 1;
-                if order.inode_of[position] != u32::MAX {
-                    continue;
-                }
-                let inode = u32::try_from(order.nodes.len())
-                    .ok()
-                    .filter(|inode| *inode < u32::MAX);
-                order.inode_of[position] = inode.ok_or(BuildError::TooMany { table: "inode" })?;
-                order.nodes.push(child);
-                if tree.children(child).is_some() {
-                    order.parents[position] = parent;
-                    queue.push_back(child);
-                }
-            }
-        }
-        Ok(order)
-    }
-}
-
-/// Which chunks the files use, and their new numbers.
-struct UsedChunks {
-    old_indexes: Vec<ChunkIndex>,
-    new_of: Vec<u32>,
-}
-
-impl UsedChunks {
-    fn new(builder: &IndexBuilder, tree: &Tree, order: &Order) -> Self {
-        let mut new_of = vec![HOLE; builder.chunks.len()];
-        for id in &order.nodes {
-            if let Content::Regular(segments) = &tree.node(*id).content {
-                for chunk in segments.iter().filter_map(|segment| segment.chunk) {
-                    if let Some(slot) = new_of.get_mut(chunk.index.get() as usize) {
-                        *slot = 0;
-                    }
-                }
-            }
-        }
-        let mut old_indexes = Vec::new();
-        for (old, new) in (0..).zip(&mut new_of) {
-            if *new == 0 {
-                *new = old_indexes.len() as u32;
-                old_indexes.push(ChunkIndex::new(old));
-            }
-        }
-        Self {
-            old_indexes,
-            new_of,
-        }
-    }
-
-    fn new_index(&self, old: ChunkIndex) -> u32 {
-        self.new_of.get(old.get() as usize).copied().unwrap_or(HOLE)
     }
 }
 
@@ -276,11 +171,7 @@ impl SectionWriter {
                     self.dirents.extend_from_slice(raw.as_bytes());
                 }
                 let count = u32::try_from(children.len());
-                (
-                    first,
-                    count.map_err(|_| BuildError::TooMany { table: "dirent" })?,
-                    0,
-                )
+                (first, count.map_err(|_| BuildError::TooMany { table: "dirent" })?, 0)
             }
             Content::Regular(segments) => self.write_extents(segments, used)?,
             Content::Symlink(target) => (self.write_string(target)?, 0, target.len() as u64),
@@ -386,11 +277,7 @@ impl SectionWriter {
         }
         self.extents.extend_from_slice(runs.as_bytes());
         let count = u32::try_from(runs.len());
-        Ok((
-            first,
-            count.map_err(|_| BuildError::TooMany { table: "extent" })?,
-            file_len,
-        ))
+        Ok((first, count.map_err(|_| BuildError::TooMany { table: "extent" })?, file_len))
     }
 
     fn assemble(&self, algorithm: DigestAlgorithm, chunk_size: ChunkSize) -> Bytes {

@@ -1,0 +1,87 @@
+//! What can go wrong with the cache and with loading a chunk.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chunkfs_fetch::FetchError;
+use chunkfs_format::{BlobId, ChunkId, CodecError};
+
+/// A cache cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The cache folder cannot be created or used.
+    #[error("cache folder {} cannot be used; choose another one or fix its permissions", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A chunk cannot be had. Nothing is cached then; a later call tries again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The source serves other bytes than the chunk, also when asked again.
+    #[error("chunk {chunk} is corrupt at its source, in blob {blob} at byte {offset}")]
+    Corrupt {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The blob that should hold it.
+        blob: BlobId,
+        /// Where in the blob.
+        offset: u64,
+        /// How the bytes differ.
+        source: Arc<CodecError>,
+    },
+    /// The stored bytes cannot be read from the source.
+    #[error("chunk {chunk} cannot be fetched from blob {blob} at byte {offset}")]
+    Unavailable {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The blob that holds it.
+        blob: BlobId,
+        /// Where in the blob.
+        offset: u64,
+        /// What the source said.
+        source: Arc<FetchError>,
+    },
+    /// The chunk cannot be decoded for want of memory.
+    #[error("chunk {chunk} cannot be decoded")]
+    Decode {
+        /// The chunk.
+        chunk: ChunkId,
+        /// What the codec said.
+        source: Arc<CodecError>,
+    },
+    /// The runtime that does the work has shut down.
+    #[error("the runtime shut down while chunk {chunk} was loaded")]
+    Shutdown {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+}
+
+impl LoadError {
+    /// Returns whether the source does not have the blob.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if source.is_not_found())
+    }
+
+    /// Returns whether a later call may succeed without anybody mending anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { source, .. } => source.is_retryable(),
+            Self::Decode { .. } => true,
+            Self::Corrupt { .. } | Self::Shutdown { .. } => false,
+        }
+    }
+
+    /// Returns whether the source served wrong bytes.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+}

@@ -1,0 +1,127 @@
+//! Single flight: one load per chunk, however many wait for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::channel::oneshot;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::task::AbortHandle;
+
+use crate::error::LoadError;
+use crate::store::ChunkKey;
+
+pub(crate) type LoadResult = Result<Bytes, LoadError>;
+pub(crate) type SharedLoad = Shared<BoxFuture<'static, LoadResult>>;
+
+/// The loads under way, by chunk.
+///
+/// An entry lives as long as its [`Landing`]. It holds the load weakly: when the last waiter is
+/// dropped the load is too, and with it the [`TaskGuard`], which aborts the task that works on it.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    state: Mutex<FlightState>,
+}
+
+#[derive(Debug, Default)]
+struct FlightState {
+    next_number: u64,
+    entries: HashMap<ChunkKey, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    load: WeakShared<BoxFuture<'static, LoadResult>>,
+}
+
+/// Aborts a task when the last load that the task works on has been dropped.
+#[derive(Debug, Default)]
+pub(crate) struct TaskGuard(OnceLock<AbortHandle>);
+
+impl TaskGuard {
+    pub(crate) fn set(&self, task: AbortHandle) {
+        // A guard guards one task; it is set once, right after the task is spawned.
+        let _ = self.0.set(task);
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
+    }
+}
+
+/// How a load began.
+pub(crate) enum Joined {
+    /// Somebody else works on it.
+    Existing(SharedLoad),
+    /// The caller must see to it that the landing gets a result.
+    New(SharedLoad, Landing),
+}
+
+/// The obligation to end a load. Dropping it without a result ends the load as shut down.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    flights: Arc<Flights>,
+    key: ChunkKey,
+    number: u64,
+    sender: Option<oneshot::Sender<LoadResult>>,
+}
+
+impl Flights {
+    /// Joins the load of a chunk, or begins one that keeps `guard` alive while anybody waits.
+    pub(crate) fn join(self: &Arc<Self>, key: ChunkKey, guard: &Arc<TaskGuard>) -> Joined {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(load) = state.entries.get(&key).and_then(|entry| entry.load.upgrade()) {
+            return Joined::Existing(load);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let guard = Arc::clone(guard);
+        let load = async move {
+            let result = receiver.await.unwrap_or(Err(LoadError::Shutdown { chunk: key.id }));
+            drop(guard);
+            result
+        };
+        let load = load.boxed().shared();
+        let number = state.next_number;
+        state.next_number += 1;
+        if let Some(weak) = load.downgrade() {
+            state.entries.insert(key, Entry { number, load: weak });
+        }
+        let landing = Landing { flights: Arc::clone(self), key, number, sender: Some(sender) };
+        Joined::New(load, landing)
+    }
+
+    fn remove(&self, key: &ChunkKey, number: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.entries.get(key).is_some_and(|entry| entry.number == number) {
+            state.entries.remove(key);
+        }
+    }
+}
+
+impl Landing {
+    /// Hands the result to all waiters. From here on a new caller begins a new load.
+    pub(crate) fn land(mut self, result: LoadResult) {
+        self.flights.remove(&self.key, self.number);
+        if let Some(sender) = self.sender.take() {
+            // Nobody waits any more if this fails, which is fine.
+            let _ = sender.send(result);
+        }
+    }
+
+    /// Returns whether nobody waits any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.sender.as_ref().is_none_or(oneshot::Sender::is_canceled)
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flights.remove(&self.key, self.number);
+    }
+}

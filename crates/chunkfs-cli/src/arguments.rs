@@ -1,0 +1,282 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use chunkfs_convert::Platform;
+use chunkfs_fetch::ImageReference;
+use chunkfs_format::{CompressionLevel, DigestAlgorithm};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Loads container images lazily: convert once, then start before the download is done.
+///
+/// An IMAGE is docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST] or oci:FOLDER[:TAG].
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Convert an image, a tar archive or a folder
+    Convert(ConvertArguments),
+    /// Mount a converted image; files are fetched when they are read
+    Mount(MountArguments),
+    /// Unmount an image
+    #[command(visible_alias = "umount")]
+    Unmount(UnmountArguments),
+    /// Show what a converted image consists of
+    Inspect(InspectArguments),
+    /// List files of a converted image
+    Ls(LsArguments),
+    /// Write the content of a file to standard output
+    Cat(CatArguments),
+    /// Write the whole tree as a tar archive
+    Export(ExportArguments),
+    /// Check every structure and every chunk of a converted image at its source
+    Verify(VerifyArguments),
+    /// Fetch all chunks of a converted image into the cache
+    Pull(PullArguments),
+}
+
+/// How registries are spoken to.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArguments {
+    /// Allow registries without TLS; loopback addresses are always allowed
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Read registry credentials from this file
+    #[arg(long, value_name = "FILE", help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]")]
+    pub(crate) auth_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArguments {
+    /// docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or tar:FILE (- for stdin)
+    pub(crate) source: String,
+    /// docker://HOST/REPOSITORY:TAG or oci:FOLDER:TAG
+    pub(crate) destination: ImageReference,
+    /// Reuse the layers and chunks of this converted image (repeatable)
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) reuse: Vec<ImageReference>,
+    /// Choose this image of a multi-platform index, as OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_parser = parse_platform)]
+    pub(crate) platform: Option<Platform>,
+    /// The length of chunks: a power of two from 64K to 16M
+    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_bytes)]
+    pub(crate) chunk_size: u64,
+    /// The length of chunks that small files share; 0 gives every file its own
+    #[arg(long, value_name = "BYTES", default_value = "256K", value_parser = parse_bytes)]
+    pub(crate) pack_size: u64,
+    /// The largest data blob, compressed
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
+    pub(crate) blob_size: u64,
+    /// How chunks are named
+    #[arg(long, value_enum, default_value_t = Digest::Blake3)]
+    pub(crate) digest: Digest,
+    /// The zstd level, from 1 (fast) to 19 (small)
+    #[arg(long, default_value = "3", value_parser = parse_level)]
+    pub(crate) level: CompressionLevel,
+    /// The number of threads that compress [default: the number of processors]
+    #[arg(long)]
+    pub(crate) jobs: Option<NonZeroUsize>,
+    /// Print statistics as one JSON object at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Digest {
+    Blake3,
+    Sha256,
+}
+
+impl From<Digest> for DigestAlgorithm {
+    fn from(digest: Digest) -> Self {
+        match digest {
+            Digest::Blake3 => Self::Blake3,
+            Digest::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// An existing folder
+    pub(crate) mountpoint: PathBuf,
+    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
+    /// What to fetch before it is read
+    #[arg(long, value_enum, default_value_t = PrefetchMode::None)]
+    pub(crate) prefetch: PrefetchMode,
+    /// The number of requests that prefetch has under way
+    #[arg(long, value_name = "COUNT", default_value = "10")]
+    pub(crate) prefetch_workers: NonZeroUsize,
+    /// Verify chunks when fetched, or also whenever they come from the cache folder
+    #[arg(long, value_enum, default_value_t = Verify::Load)]
+    pub(crate) verify: Verify,
+    /// How files are served
+    #[arg(long, value_enum, default_value_t = Frontend::Fuse)]
+    pub(crate) frontend: Frontend,
+    /// Let the kernel read this far ahead
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) read_ahead: Option<u64>,
+    /// Write statistics to this file when the mount ends, and on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stats: Option<PathBuf>,
+    /// Return when the mount answers, and serve it in the background
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// Set for the background process of --daemon: print a line when the mount answers
+    #[arg(long, hide = true, conflicts_with = "daemon")]
+    pub(crate) report_ready: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrefetchMode {
+    None,
+    All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Verify {
+    Fetch,
+    Load,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Frontend {
+    Fuse,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnmountArguments {
+    /// The folder on which an image is mounted
+    pub(crate) mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArguments {
+    /// Show mode, links, owner, length and time
+    #[arg(short = 'l', long)]
+    pub(crate) long: bool,
+    /// Go into folders
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// A path in the image, with or without a leading slash
+    #[arg(default_value = "/")]
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CatArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// A path in the image, with or without a leading slash; symbolic links are followed
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// The archive to write (- for stdout)
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArguments {
+    /// The converted image
+    pub(crate) image: ImageReference,
+    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
+    /// The number of requests under way
+    #[arg(long, value_name = "COUNT", default_value = "10")]
+    pub(crate) workers: NonZeroUsize,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+/// Parses a number of bytes with an optional suffix K, M or G.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits_len = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, suffix) = text.split_at(digits_len);
+    let shift = match suffix {
+        "" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        _ => return Err("write a number with an optional K, M or G, such as 256K".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write a number of bytes".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "that is too large".to_owned())
+}
+
+fn parse_level(text: &str) -> Result<CompressionLevel, String> {
+    let level = text.parse().ok().and_then(CompressionLevel::new);
+    level.ok_or_else(|| "write a level from 1 to 19".to_owned())
+}
+
+fn parse_platform(text: &str) -> Result<Platform, String> {
+    Platform::parse(text).ok_or_else(|| "write OS/ARCHITECTURE, such as linux/amd64".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn byte_counts_have_suffixes() {
+        let cases = [("0", 0), ("12", 12), ("64K", 65_536), ("1M", 1 << 20), ("2GiB", 2 << 30)];
+        for (text, bytes) in cases {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "1.5M", "99999999999999999999", "18446744073709551615K"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+}

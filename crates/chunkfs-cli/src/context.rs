@@ -1,0 +1,125 @@
+//! What all commands need: a runtime, a way to registries, a cache, an opened image.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use chunkfs_fetch::{
+    AnonymousCredentials, Credentials, DockerConfigCredentials, ImageReference, ImageSink,
+    ImageSource, ManifestSelector, OciLayout, RegistryOptions, RegistrySource,
+};
+use chunkfs_image::{Cache, CacheOptions, Image, OpenOptions};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::arguments::RegistryArguments;
+
+/// Starts the runtime that all fetching runs on.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")
+}
+
+/// Opens an image through a cache, with the folder as its disk tier if there is one.
+pub(crate) async fn open_image(
+    image: &ImageReference,
+    registry: &RegistryArguments,
+    cache_folder: Option<PathBuf>,
+    options: OpenOptions,
+) -> anyhow::Result<Image> {
+    let mut cache_options = CacheOptions::new(Handle::current());
+    cache_options.folder = cache_folder;
+    let cache = Cache::open(cache_options)?;
+    let options = options.with_registry(registry_options(registry)?);
+    Ok(Image::open(image, &cache, options).await?)
+}
+
+pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<RegistryOptions> {
+    let credentials: Arc<dyn Credentials> = match auth_file(arguments)? {
+        Some(path) => Arc::new(DockerConfigCredentials::from_path(path)),
+        None => Arc::new(AnonymousCredentials),
+    };
+    Ok(RegistryOptions::new(Handle::current())
+        .with_credentials(credentials)
+        .with_plain_http(arguments.plain_http))
+}
+
+/// The file named on the command line must be there; docker's own may be missing.
+fn auth_file(arguments: &RegistryArguments) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &arguments.auth_file {
+        anyhow::ensure!(path.is_file(), "there is no auth file {}", path.display());
+        return Ok(Some(path.clone()));
+    }
+    let folder = env_folder("DOCKER_CONFIG").or_else(|| Some(home()?.join(".docker")));
+    Ok(folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file()))
+}
+
+/// The source of an image: a registry or a layout, and which manifest there.
+pub(crate) async fn connect_source(
+    image: &ImageReference,
+    registry: &RegistryArguments,
+) -> anyhow::Result<(Arc<dyn ImageSource>, ManifestSelector)> {
+    Ok(match image {
+        ImageReference::Registry(reference) => {
+            let source = RegistrySource::new(reference.clone(), registry_options(registry)?)?;
+            (Arc::new(source), reference.selector().clone())
+        }
+        ImageReference::Layout(reference) => {
+            let layout = OciLayout::open(reference.path(), Handle::current())?;
+            let selector = layout.resolve(reference.selector()).await?;
+            (Arc::new(layout), selector)
+        }
+    })
+}
+
+/// The destination of an image: a registry or a layout, and the tag there.
+pub(crate) fn connect_sink(
+    image: &ImageReference,
+    registry: &RegistryArguments,
+) -> anyhow::Result<(Arc<dyn ImageSink>, ManifestSelector)> {
+    Ok(match image {
+        ImageReference::Registry(reference) => {
+            let sink = RegistrySource::new(reference.clone(), registry_options(registry)?)?;
+            (Arc::new(sink), reference.selector().clone())
+        }
+        ImageReference::Layout(reference) => {
+            let Some(selector) = reference.selector() else {
+                anyhow::bail!("{image} names no tag; write oci:FOLDER:TAG");
+            };
+            let layout = OciLayout::create(reference.path(), Handle::current())?;
+            (Arc::new(layout), selector.clone())
+        }
+    })
+}
+
+/// The folder for chunks: as asked for, else `$XDG_CACHE_HOME/chunkfs`, else `~/.cache/chunkfs`.
+pub(crate) fn cache_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = asked {
+        return Ok(folder.to_owned());
+    }
+    let folder = env_folder("XDG_CACHE_HOME").or_else(|| Some(home()?.join(".cache")));
+    let folder = folder.context("neither XDG_CACHE_HOME nor HOME is set; use --cache FOLDER")?;
+    Ok(folder.join("chunkfs"))
+}
+
+fn env_folder(name: &str) -> Option<PathBuf> {
+    env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home() -> Option<PathBuf> {
+    env_folder("HOME")
+}
+
+/// An error and its causes on one line, without saying anything twice.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+        if line.ends_with(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    line
+}

@@ -1,0 +1,188 @@
+//! One request: with authorization and, for reads, redirects, but without retries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION,
+};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+
+use super::authorizer::{Access, Authorization, Authorizer};
+use super::body::{Body, stalled};
+use super::challenge::Challenge;
+use super::client::transport_error;
+use super::counters::Counters;
+use super::credentials::CredentialsReason;
+use super::options::RegistryOptions;
+use super::origin::{Origin, host_of, redacted};
+use super::patience::Throttle;
+use crate::error::FetchError;
+use crate::source::Priority;
+
+const REDIRECTS_MAX: usize = 5;
+/// The first try without or with an old token, one with a fresh token, one with fresh credentials.
+const AUTHORIZATION_TRIES_MAX: usize = 3;
+
+/// What all operations on one registry share.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) client: Client,
+    pub(super) origin: Arc<Origin>,
+    pub(super) authorizer: Arc<Authorizer>,
+    pub(super) throttle: Throttle,
+    pub(super) counters: Arc<Counters>,
+    pub(super) options: RegistryOptions,
+}
+
+/// A request to be sent.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) access: &'a Access,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<&'a (dyn OutgoingBody + Sync)>,
+    pub(super) priority: Priority,
+}
+
+/// A body that can be sent more than once.
+pub(super) trait OutgoingBody {
+    fn len(&self) -> u64;
+
+    /// Returns the body from its start.
+    fn open(&self) -> BoxStream<'static, Result<Bytes, std::io::Error>>;
+
+    /// Returns a number that changes whenever more of the body was taken for sending.
+    fn progress(&self) -> u64;
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(method: Method, url: Url, access: &'a Access, priority: Priority) -> Self {
+        Self { method, url, access, headers: HeaderMap::new(), body: None, priority }
+    }
+
+    pub(super) fn get(url: Url, priority: Priority) -> Self {
+        Self::new(Method::GET, url, &Access::Pull, priority)
+    }
+}
+
+impl Exchange {
+    /// Sends a read and follows redirects. Returns the final answer and whether it was redirected.
+    pub(super) async fn follow(
+        &self,
+        mut request: Outgoing<'_>,
+    ) -> Result<(Body, bool), FetchError> {
+        for redirect_count in 0..=REDIRECTS_MAX {
+            let answer = self.send(&request).await?;
+            if !is_redirect(answer.status()) {
+                return Ok((answer, redirect_count > 0));
+            }
+            let url = self.location(&answer)?;
+            self.counters.redirects.add(1);
+            request.url = url;
+        }
+        let url = redacted(&request.url);
+        Err(FetchError::Redirect { url, problem: "it is the sixth redirect in a row" })
+    }
+
+    /// Returns the checked `Location` of an answer.
+    pub(super) fn location(&self, answer: &Body) -> Result<Url, FetchError> {
+        let location = answer.response().headers().get(LOCATION);
+        let location = location.and_then(|value| value.to_str().ok());
+        match location {
+            Some(location) => self.origin.resolve(answer.url(), location),
+            None => Err(FetchError::Redirect {
+                url: redacted(answer.url()),
+                problem: "the location is missing",
+            }),
+        }
+    }
+
+    /// Sends a request and returns the answer, whatever its status. Redirects are not followed.
+    ///
+    /// Requests to the registry carry its authorization, which is renewed if need be. Requests to
+    /// any other host, scheme or port never do.
+    pub(super) async fn send(&self, request: &Outgoing<'_>) -> Result<Body, FetchError> {
+        if !self.origin.is_same(&request.url) {
+            return self.send_once(request, None).await;
+        }
+        let mut authorization = self.authorizer.current(request.access).await?;
+        let mut is_fresh = false;
+        for tries in 1..=AUTHORIZATION_TRIES_MAX {
+            let answer = self.send_once(request, authorization.as_ref()).await?;
+            // Some registries answer an expired token with 403.
+            let may_be_expired =
+                answer.status() == StatusCode::FORBIDDEN && authorization.is_some() && !is_fresh;
+            let is_refused = answer.status() == StatusCode::UNAUTHORIZED || may_be_expired;
+            if !is_refused || tries == AUTHORIZATION_TRIES_MAX {
+                return Ok(answer);
+            }
+            let challenge = Challenge::from_headers(answer.response().headers());
+            let is_basic = challenge == Some(Challenge::Basic) && authorization.is_some();
+            let reason = if is_fresh || is_basic {
+                CredentialsReason::Rejected
+            } else {
+                CredentialsReason::Initial
+            };
+            drop(answer);
+            let refused = authorization.as_ref();
+            let renewed = self.authorizer.renew(request.access, challenge, refused, reason).await?;
+            (authorization, is_fresh) = (Some(renewed), true);
+        }
+        unreachable!("the last try returns")
+    }
+
+    async fn send_once(
+        &self,
+        request: &Outgoing<'_>,
+        authorization: Option<&Authorization>,
+    ) -> Result<Body, FetchError> {
+        let host = host_of(&request.url);
+        self.throttle.wait(&host, self.options.deadline).await?;
+        self.counters.of(request.priority).requests.add(1);
+        let mut builder = self
+            .client
+            .request(request.method.clone(), request.url.clone())
+            .headers(request.headers.clone())
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(authorization) = authorization {
+            builder = builder.header(AUTHORIZATION, authorization.value.clone());
+        }
+        if let Some(body) = request.body {
+            builder = builder
+                .header(CONTENT_LENGTH, body.len())
+                .body(reqwest::Body::wrap_stream(body.open()));
+        }
+        let response = self.with_progress(request, builder.send()).await?;
+        let throttles = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        if throttles.contains(&response.status()) {
+            self.throttle.note(&host, response.headers());
+        }
+        Ok(Body::new(response, request.url.clone(), self.options.progress_timeout))
+    }
+
+    /// Waits for an answer for as long as the request makes progress.
+    async fn with_progress(
+        &self,
+        request: &Outgoing<'_>,
+        sent: impl Future<Output = Result<Response, reqwest::Error>>,
+    ) -> Result<Response, FetchError> {
+        let timeout = self.options.progress_timeout;
+        let progress = || request.body.map_or(0, OutgoingBody::progress);
+        let mut sent = std::pin::pin!(sent);
+        let mut before = progress();
+        loop {
+            match tokio::time::timeout(timeout, &mut sent).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(transport_error(&request.url, error)),
+                Err(_) if progress() != before => before = progress(),
+                Err(_) => return Err(stalled(&request.url, timeout)),
+            }
+        }
+    }
+}
+
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}

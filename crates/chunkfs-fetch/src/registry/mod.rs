@@ -1,0 +1,37 @@
+//! OCI registries over HTTP.
+//!
+//! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
+//! (connections), `patience` (retries), `authorizer` (tokens), `exchange` (one request with its
+//! authorization and redirects), `blobs` (what is known of each blob), `range`, `whole`, `stream`,
+//! `push` and `manifest` (the operations), `source` (the public type).
+
+mod authorizer;
+mod blobs;
+mod body;
+mod challenge;
+mod client;
+mod counters;
+mod credentials;
+mod date;
+mod docker_config;
+mod exchange;
+mod limits;
+mod manifest;
+mod options;
+mod origin;
+mod patience;
+mod push;
+mod range;
+mod source;
+mod stream;
+mod token;
+mod turnstile;
+mod whole;
+
+pub use counters::{FetchCounters, PriorityCounters};
+pub use credentials::{
+    AnonymousCredentials, Credential, Credentials, CredentialsReason, StaticCredentials,
+};
+pub use docker_config::DockerConfigCredentials;
+pub use options::RegistryOptions;
+pub use source::RegistrySource;

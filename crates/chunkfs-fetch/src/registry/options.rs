@@ -1,0 +1,160 @@
+//! How a registry is talked to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::credentials::{AnonymousCredentials, Credentials};
+
+/// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
+///
+/// The defaults suit reads on behalf of a file system: errors surface within a minute.
+#[derive(Clone)]
+pub struct RegistryOptions {
+    pub(super) runtime: Handle,
+    pub(super) credentials: Arc<dyn Credentials>,
+    pub(super) plain_http: bool,
+    pub(super) loopback_https: bool,
+    pub(super) connections_max: usize,
+    pub(super) prefetch_connections_max: usize,
+    pub(super) connect_timeout: Duration,
+    pub(super) progress_timeout: Duration,
+    pub(super) deadline: Duration,
+    pub(super) retries_max: u32,
+    pub(super) backoff: Duration,
+    pub(super) user_agent: String,
+    pub(super) root_certificates_pem: Vec<Vec<u8>>,
+    pub(super) whole_blobs_len_max: u64,
+}
+
+impl RegistryOptions {
+    /// Creates options with the default of every value and no credentials.
+    ///
+    /// All requests run on `runtime`, which must have its I/O and time drivers enabled.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            credentials: Arc::new(AnonymousCredentials),
+            plain_http: false,
+            loopback_https: false,
+            connections_max: 16,
+            prefetch_connections_max: 10,
+            connect_timeout: Duration::from_secs(5),
+            progress_timeout: Duration::from_secs(15),
+            deadline: Duration::from_secs(60),
+            retries_max: 4,
+            backoff: Duration::from_millis(100),
+            user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+            root_certificates_pem: Vec::new(),
+            whole_blobs_len_max: 128 << 20,
+        }
+    }
+
+    /// Sets where secrets come from; the default is anonymous access.
+    pub fn with_credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Sets whether to use plain HTTP with a registry on another machine; the default is no.
+    ///
+    /// Registries on loopback addresses are always talked to by plain HTTP, unless
+    /// [`with_loopback_https`](Self::with_loopback_https) says otherwise.
+    pub fn with_plain_http(mut self, plain_http: bool) -> Self {
+        self.plain_http = plain_http;
+        self
+    }
+
+    /// Sets whether to use HTTPS with a registry on a loopback address; the default is no.
+    pub fn with_loopback_https(mut self, loopback_https: bool) -> Self {
+        self.loopback_https = loopback_https;
+        self
+    }
+
+    /// Sets how many requests run at once (16; at least 1 is used).
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max.max(1);
+        self
+    }
+
+    /// Sets how many of these requests may be prefetch (10). One is always left for demand reads,
+    /// if there are two or more.
+    pub fn with_prefetch_connections_max(mut self, prefetch_connections_max: usize) -> Self {
+        self.prefetch_connections_max = prefetch_connections_max.max(1);
+        self
+    }
+
+    /// Sets how long making a connection may take (5 s).
+    pub fn with_connect_timeout(mut self, connect_timeout: Duration) -> Self {
+        self.connect_timeout = connect_timeout;
+        self
+    }
+
+    /// Sets how long a request may go without any progress before it is tried anew (15 s).
+    pub fn with_progress_timeout(mut self, progress_timeout: Duration) -> Self {
+        self.progress_timeout = progress_timeout;
+        self
+    }
+
+    /// Sets how long a range read or a small request may take in all, retries included (60 s).
+    ///
+    /// Streams and pushes of whole blobs are bounded by progress only.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how often a failed request is tried again (4 times).
+    pub fn with_retries_max(mut self, retries_max: u32) -> Self {
+        self.retries_max = retries_max;
+        self
+    }
+
+    /// Sets the pause before the first retry (100 ms); each further one is about twice as long,
+    /// up to 5 s.
+    pub fn with_backoff(mut self, backoff: Duration) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets the `User-Agent` (`chunkfs/VERSION`).
+    pub fn with_user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = user_agent.into();
+        self
+    }
+
+    /// Trusts the certificates in this PEM text in addition to those of the system.
+    pub fn with_root_certificates_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificates_pem.push(pem.into());
+        self
+    }
+
+    /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
+    /// (128 MiB). Larger blobs are read from their start for each range on such servers.
+    pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
+        self.whole_blobs_len_max = whole_blobs_len_max;
+        self
+    }
+}
+
+impl fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryOptions")
+            .field("credentials", &self.credentials)
+            .field("plain_http", &self.plain_http)
+            .field("loopback_https", &self.loopback_https)
+            .field("connections_max", &self.connections_max)
+            .field("prefetch_connections_max", &self.prefetch_connections_max)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("progress_timeout", &self.progress_timeout)
+            .field("deadline", &self.deadline)
+            .field("retries_max", &self.retries_max)
+            .field("backoff", &self.backoff)
+            .field("user_agent", &self.user_agent)
+            .field("root_certificates_count", &self.root_certificates_pem.len())
+            .field("whole_blobs_len_max", &self.whole_blobs_len_max)
+            .finish()
+    }
+}

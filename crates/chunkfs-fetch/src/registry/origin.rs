@@ -1,0 +1,172 @@
+//! Which URLs are talked to, and how they are shown.
+
+use reqwest::Url;
+
+use super::options::RegistryOptions;
+use crate::error::FetchError;
+use crate::reference::{RegistryReference, is_loopback_host};
+
+/// The registry's scheme, host and port, and the rules for all other hosts.
+#[derive(Debug)]
+pub(super) struct Origin {
+    base: Url,
+    host: String,
+    allows_plain_http: bool,
+}
+
+impl Origin {
+    pub(super) fn new(
+        reference: &RegistryReference,
+        options: &RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let is_plain = options.plain_http || (reference.is_loopback() && !options.loopback_https);
+        let scheme = if is_plain { "http" } else { "https" };
+        let host = reference.host().to_owned();
+        let base = format!("{scheme}://{host}/v2/{}/", reference.repository());
+        let base = Url::parse(&base).map_err(|error| FetchError::Protocol {
+            url: base,
+            problem: format!("not a URL: {error}"),
+        })?;
+        Ok(Self { base, host, allows_plain_http: options.plain_http })
+    }
+
+    /// Returns the host as it was written in the reference.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.base.scheme() == "https"
+    }
+
+    /// Returns the URL of something in the repository; `path` must be safe as part of one.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path()));
+        url
+    }
+
+    /// Returns whether `url` is on the registry itself, which alone may see its secrets.
+    pub(super) fn is_same(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// Resolves a URL that the server at `from` names in an answer, and checks that it may be used.
+    pub(super) fn resolve(&self, from: &Url, location: &str) -> Result<Url, FetchError> {
+        let problem = |problem| FetchError::Redirect { url: redacted(from), problem };
+        let mut url =
+            from.join(location).map_err(|_| problem("the location is not a valid URL"))?;
+        url.set_fragment(None);
+        self.check(&url).map_err(|refusal| match refusal {
+            Refusal::Scheme => problem("the location is neither http nor https"),
+            Refusal::UserName => problem("the location holds a user name"),
+            Refusal::PlainHttp(host) => FetchError::PlainHttp { host },
+        })?;
+        Ok(url)
+    }
+
+    /// Plain HTTP goes to this machine only, and only if the registry is on it, too: else a remote
+    /// registry could have requests sent to services behind the firewall of this machine.
+    fn check(&self, url: &Url) -> Result<(), Refusal> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refusal::UserName);
+        }
+        let is_loopback = |url: &Url| is_loopback_host(url.host_str().unwrap_or(""));
+        match url.scheme() {
+            "https" => Ok(()),
+            "http" if self.allows_plain_http => Ok(()),
+            "http" if is_loopback(url) && is_loopback(&self.base) => Ok(()),
+            "http" => Err(Refusal::PlainHttp(host_of(url))),
+            _ => Err(Refusal::Scheme),
+        }
+    }
+}
+
+enum Refusal {
+    Scheme,
+    UserName,
+    PlainHttp(String),
+}
+
+/// Returns a URL without user name, query and fragment, which may be secrets.
+pub(super) fn redacted(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), host_of(url), url.path())
+}
+
+/// Returns the host and, unless it is the scheme's own, the port.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("");
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::ManifestSelector;
+
+    fn origin(host: &str, allows_plain_http: bool) -> Origin {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let options = RegistryOptions::new(runtime.handle().clone());
+        let options = options.with_plain_http(allows_plain_http);
+        let tag = ManifestSelector::Tag("t".to_owned());
+        Origin::new(&RegistryReference::new(host, "a/b", tag).unwrap(), &options).unwrap()
+    }
+
+    #[test]
+    fn https_is_used_unless_the_registry_is_here_or_plain_http_is_allowed() {
+        for (host, allows_plain_http, expected) in [
+            ("r.io", false, "https://r.io/v2/a/b/x"),
+            ("r.io:5000", true, "http://r.io:5000/v2/a/b/x"),
+            ("127.0.0.1:5000", false, "http://127.0.0.1:5000/v2/a/b/x"),
+            ("[::1]:5000", false, "http://[::1]:5000/v2/a/b/x"),
+        ] {
+            assert_eq!(origin(host, allows_plain_http).url("x").as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn locations_are_checked() {
+        let remote = origin("r.io", false);
+        let local = origin("localhost:5000", false);
+        let from = |origin: &Origin| origin.url("blobs/x");
+        let resolve = |origin: &Origin, to: &str| origin.resolve(&from(origin), to);
+        assert_eq!(resolve(&remote, "/y?z=1").unwrap().as_str(), "https://r.io/y?z=1");
+        assert!(resolve(&remote, "https://s3.example/y#z").is_ok());
+        assert!(resolve(&local, "http://127.0.0.1:9000/y").is_ok());
+        for (origin, to) in [
+            (&remote, "http://s3.example/y"),
+            (&remote, "http://127.0.0.1/y"),
+            (&local, "http://s3.example/y"),
+        ] {
+            let error = resolve(origin, to).unwrap_err();
+            assert!(matches!(error, FetchError::PlainHttp { .. }), "{to}: {error}");
+        }
+        for to in ["file:///etc/passwd", "https://user@s3.example/", "https://u:p@h/", "http://"] {
+            let error = resolve(&remote, to).unwrap_err();
+            assert!(matches!(error, FetchError::Redirect { .. }), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_scheme_host_and_port_together_are_the_registry() {
+        let registry = origin("r.io", false);
+        for (url, expected) in [
+            ("https://r.io/x", true),
+            ("https://r.io:443/x", true),
+            ("https://r.io:444/x", false),
+            ("http://r.io/x", false),
+            ("https://s.r.io/x", false),
+        ] {
+            assert_eq!(registry.is_same(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn shown_urls_have_no_secrets() {
+        let url = Url::parse("https://user:secret@r.io:5000/a?sig=secret#secret").unwrap();
+        assert_eq!(redacted(&url), "https://r.io:5000/a");
+    }
+}

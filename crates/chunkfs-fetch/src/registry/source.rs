@@ -1,0 +1,224 @@
+//! The public type: every operation runs as a task on the runtime of the options.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chunkfs_format::BlobId;
+use futures::stream::BoxStream;
+
+use super::authorizer::Authorizer;
+use super::blobs::Blobs;
+use super::client;
+use super::counters::{Counters, FetchCounters};
+use super::exchange::Exchange;
+use super::limits::Limits;
+use super::options::RegistryOptions;
+use super::origin::Origin;
+use super::patience::Throttle;
+use super::range::RangeReader;
+use super::stream;
+use super::whole::Wholes;
+use crate::error::FetchError;
+use crate::reference::RegistryReference;
+use crate::source::{
+    BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,
+    StoredManifest,
+};
+use crate::task;
+
+/// One repository of an OCI registry.
+///
+/// Cloning is cheap; clones share connections, tokens and everything learned about the registry.
+/// All requests run on the runtime given in [`RegistryOptions`], so the methods can be awaited on
+/// any executor.
+///
+/// * *Ranges.* One request with a single range per read, checked and continued if it brings less.
+///   The first read of a blob finds out how the server treats ranges; reads that come meanwhile
+///   wait for its head. A server that answers with the whole blob is asked once: the blob is kept
+///   in memory, up to a limit, and serves all its readers.
+/// * *Redirects.* Credentials never leave the registry's scheme, host and port. The signed URL of
+///   a blob is reused until it expires or is refused, then renewed once.
+/// * *Tokens.* Renewed shortly before they expire, by one request however many readers wait.
+/// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503
+///   and 504 are retried with growing pauses; `Retry-After` holds back all requests to that host.
+///   404 is not retried.
+///
+/// # Example
+///
+/// ```no_run
+/// use chunkfs_fetch::{ImageSource, RegistryOptions, RegistryReference, RegistrySource};
+///
+/// # async fn example() -> Result<(), chunkfs_fetch::FetchError> {
+/// let reference: RegistryReference = "docker://registry.example/team/model:v1".parse()?;
+/// let options = RegistryOptions::new(tokio::runtime::Handle::current());
+/// let source = RegistrySource::new(reference.clone(), options)?;
+/// let manifest = source.fetch_manifest(reference.selector()).await?;
+/// assert!(source.counters().demand.requests > 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Dropping a future ends its transfer. Two things go on because others wait for them: the request
+/// for a token, and the transfer of a whole blob from a server that ignores ranges.
+#[derive(Clone)]
+pub struct RegistrySource {
+    reader: Arc<RangeReader>,
+    reference: RegistryReference,
+}
+
+impl RegistrySource {
+    /// Creates a source for the repository of `reference`. Sends nothing, but reads the system's
+    /// root certificates.
+    ///
+    /// # Errors
+    /// [`FetchError::Tls`] if TLS cannot be set up.
+    pub fn new(reference: RegistryReference, options: RegistryOptions) -> Result<Self, FetchError> {
+        let origin = Arc::new(Origin::new(&reference, &options)?);
+        let client = client::build(&options, origin.is_https())?;
+        let counters = Arc::new(Counters::default());
+        let authorizer = Arc::new(Authorizer::new(
+            client.clone(),
+            Arc::clone(&origin),
+            reference.repository(),
+            options.clone(),
+            Arc::clone(&counters),
+        ));
+        let limits = Limits::new(&options);
+        let wholes = Wholes::new(options.whole_blobs_len_max);
+        let throttle = Throttle::default();
+        let exchange = Exchange { client, origin, authorizer, throttle, counters, options };
+        let exchange = Arc::new(exchange);
+        let reader = RangeReader { exchange, limits, blobs: Blobs::default(), wholes };
+        Ok(Self { reader: Arc::new(reader), reference })
+    }
+
+    /// Returns the reference that this source was made from.
+    pub fn reference(&self) -> &RegistryReference {
+        &self.reference
+    }
+
+    /// Returns what this source and its clones have done so far.
+    pub fn counters(&self) -> FetchCounters {
+        self.reader.exchange.counters.snapshot()
+    }
+
+    /// Runs one operation on the runtime of the options.
+    async fn run<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Arc<RangeReader>) -> F + Send,
+    ) -> Result<T, FetchError>
+    where
+        F: Future<Output = Result<T, FetchError>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.reader));
+        task::run(&self.reader.exchange.options.runtime, work).await
+    }
+}
+
+impl fmt::Debug for RegistrySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrySource")
+            .field("reference", &self.reference.to_string())
+            .field("options", &self.reader.exchange.options)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl BlobSource for RegistrySource {
+    async fn read_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, FetchError> {
+        blob.check_range(&range)?;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let blob = *blob;
+        self.run(move |reader| async move { reader.read(blob, range, priority).await }).await
+    }
+}
+
+#[async_trait]
+impl ImageSource for RegistrySource {
+    async fn fetch_manifest(
+        &self,
+        manifest: &ManifestSelector,
+    ) -> Result<StoredManifest, FetchError> {
+        let manifest = self.checked(manifest)?;
+        self.run(move |reader| async move {
+            let _permit = reader.limits.acquire(Priority::Demand).await?;
+            reader.exchange.fetch_manifest(&manifest).await
+        })
+        .await
+    }
+
+    fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        stream::stream_blob(Arc::clone(&self.reader), *blob)
+    }
+}
+
+#[async_trait]
+impl ImageSink for RegistrySource {
+    async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
+        let blob = *blob;
+        self.run(move |reader| async move {
+            let _permit = reader.limits.acquire(Priority::Demand).await?;
+            reader.exchange.has_blob(&blob).await
+        })
+        .await
+    }
+
+    async fn mount_blob(
+        &self,
+        blob: &BlobDescriptor,
+        from_repository: &str,
+    ) -> Result<bool, FetchError> {
+        let (blob, from) = (*blob, from_repository.to_owned());
+        self.run(move |reader| async move {
+            let _permit = reader.limits.acquire(Priority::Demand).await?;
+            reader.exchange.mount_blob(&blob, &from).await
+        })
+        .await
+    }
+
+    async fn put_blob(
+        &self,
+        blob: &BlobDescriptor,
+        content: BlobContent,
+    ) -> Result<(), FetchError> {
+        let blob = *blob;
+        self.run(move |reader| async move {
+            let _permit = reader.limits.acquire(Priority::Demand).await?;
+            reader.exchange.put_blob(&blob, content).await
+        })
+        .await
+    }
+
+    async fn put_manifest(
+        &self,
+        manifest: &ManifestSelector,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<BlobId, FetchError> {
+        let (manifest, media_type) = (self.checked(manifest)?, media_type.to_owned());
+        self.run(move |reader| async move {
+            let _permit = reader.limits.acquire(Priority::Demand).await?;
+            reader.exchange.put_manifest(&manifest, &media_type, bytes).await
+        })
+        .await
+    }
+}
+
+impl RegistrySource {
+    /// Returns the selector if it can be part of a URL: tags are text from callers.
+    fn checked(&self, selector: &ManifestSelector) -> Result<ManifestSelector, FetchError> {
+        self.reference.with_selector(selector.clone()).map(|reference| reference.selector().clone())
+    }
+}

@@ -1,0 +1,148 @@
+//! The traits that every transport implements.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chunkfs_format::BlobId;
+use futures::stream::BoxStream;
+
+use crate::error::FetchError;
+
+/// How urgent a read is. Demand reads are served before prefetch reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// A reader waits for the bytes.
+    Demand,
+    /// The bytes are likely to be wanted later.
+    Prefetch,
+}
+
+/// A stored blob: its id and its length in bytes, as a manifest lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlobDescriptor {
+    /// The digest of the stored bytes.
+    pub id: BlobId,
+    /// The number of stored bytes.
+    pub len: u64,
+}
+
+/// Reads ranges of stored blobs: the one trait that an embedder implements for a transport of its own.
+///
+/// Implementations do not verify: the bytes are hostile until the caller has checked a digest.
+#[async_trait]
+pub trait BlobSource: Send + Sync + fmt::Debug {
+    /// Reads exactly the bytes `range` of `blob`.
+    ///
+    /// An empty range returns no bytes and sends no request. A range that ends past `blob.len` is
+    /// [`FetchError::OutOfRange`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the transfer; nothing is left half-done.
+    async fn read_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, FetchError>;
+}
+
+/// A blob source that also knows images: manifests by tag or digest.
+#[async_trait]
+pub trait ImageSource: BlobSource {
+    /// Fetches a manifest or an image index, verified if it is asked for by digest.
+    async fn fetch_manifest(
+        &self,
+        manifest: &ManifestSelector,
+    ) -> Result<StoredManifest, FetchError>;
+
+    /// Streams a whole blob from its first byte to its last, for converters.
+    ///
+    /// Neither length nor digest is verified. The stream ends after its first error.
+    fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>>;
+}
+
+/// Which manifest of a repository or layout is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ManifestSelector {
+    /// The manifest that a tag names at present.
+    Tag(String),
+    /// The manifest with this digest.
+    Digest(BlobId),
+}
+
+/// A manifest as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// The SHA-256 of `bytes`, computed here.
+    pub id: BlobId,
+    /// The media type that the store states, if it states one.
+    pub media_type: Option<String>,
+    /// The JSON text.
+    pub bytes: Bytes,
+}
+
+/// Where blobs and manifests are written to.
+#[async_trait]
+pub trait ImageSink: Send + Sync + fmt::Debug {
+    /// Returns whether the store already holds `blob`.
+    async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError>;
+
+    /// Makes `blob` of another repository of the same store available here without sending it.
+    ///
+    /// Returns false where that is not possible; the caller then copies.
+    async fn mount_blob(
+        &self,
+        blob: &BlobDescriptor,
+        from_repository: &str,
+    ) -> Result<bool, FetchError>;
+
+    /// Stores a blob. Its bytes must have the digest and length of `blob`; nothing becomes visible
+    /// under `blob.id` before all of them are stored.
+    async fn put_blob(&self, blob: &BlobDescriptor, content: BlobContent)
+    -> Result<(), FetchError>;
+
+    /// Stores a manifest and points the tag at it, if one is given. All blobs that it lists must be stored.
+    async fn put_manifest(
+        &self,
+        manifest: &ManifestSelector,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<BlobId, FetchError>;
+}
+
+/// The bytes of a blob to be stored.
+#[derive(Debug)]
+pub enum BlobContent {
+    /// In memory.
+    Bytes(Bytes),
+    /// A file that holds exactly the blob, read from its start by `pread`.
+    File(std::fs::File),
+}
+
+/// Fetches a small blob whole and verifies it: for manifests' blobs such as indexes and configs.
+///
+/// # Errors
+/// [`FetchError::TooLarge`] if `blob.len` is above `len_max`, which is checked before anything is
+/// asked for; [`FetchError::DigestMismatch`] if other bytes arrive, also after a second try.
+pub async fn fetch_verified(
+    source: &dyn BlobSource,
+    blob: &BlobDescriptor,
+    len_max: u64,
+) -> Result<Bytes, FetchError> {
+    if blob.len > len_max {
+        return Err(FetchError::TooLarge { what: blob.id.to_string(), len: blob.len, len_max });
+    }
+    let mut actual = None;
+    for _ in 0..2 {
+        let bytes = source.read_range(blob, 0..blob.len, Priority::Demand).await?;
+        let id = BlobId::of(&bytes);
+        if id == blob.id {
+            return Ok(bytes);
+        }
+        actual = Some(id);
+    }
+    let actual = actual.expect("the loop ran");
+    Err(FetchError::DigestMismatch { expected: blob.id, actual })
+}

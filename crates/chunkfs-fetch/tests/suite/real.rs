@@ -1,0 +1,84 @@
+//! Real registries, named by environment variables: `CHUNKFS_TEST_REGISTRY` holds one or several
+//! of `HOST[:PORT]` or `USER:PASSWORD@HOST[:PORT]`, separated by spaces. If `CHUNKFS_TEST_REGISTRY_CA`
+//! names a PEM file, they are talked to by HTTPS, also on loopback, and its certificates are trusted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chunkfs_fetch::{
+    AnonymousCredentials, BlobContent, BlobDescriptor, BlobSource as _, Credential, Credentials,
+    Descriptor, ImageSink as _, ImageSource as _, ManifestSelector, Priority, RegistryReference,
+    RegistrySource, StaticCredentials, conformance,
+};
+use chunkfs_format::BlobId;
+use futures::TryStreamExt as _;
+
+use crate::support::{content, descriptor, options};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_registry_takes_and_serves_an_image() {
+    let Ok(registries) = std::env::var("CHUNKFS_TEST_REGISTRY") else {
+        eprintln!("skipped: CHUNKFS_TEST_REGISTRY names no registry");
+        return;
+    };
+    for registry in registries.split_whitespace() {
+        let (credentials, host): (Arc<dyn Credentials>, _) = match registry.rsplit_once('@') {
+            Some((secret, host)) => {
+                let (username, password) = secret.split_once(':').expect("USER:PASSWORD@HOST");
+                let credential = Credential::password(username, password);
+                (Arc::new(StaticCredentials::new(credential)), host)
+            }
+            None => (Arc::new(AnonymousCredentials), registry),
+        };
+        round_trip(host, credentials).await;
+    }
+}
+
+async fn round_trip(host: &str, credentials: Arc<dyn Credentials>) {
+    let options = options().with_credentials(credentials);
+    let mut options = options.with_progress_timeout(std::time::Duration::from_secs(10));
+    if let Some(path) = std::env::var_os("CHUNKFS_TEST_REGISTRY_CA") {
+        let pem = std::fs::read(path).unwrap();
+        options = options.with_root_certificates_pem(pem).with_loopback_https(true);
+    }
+    let source = |repository: &str| {
+        let tag = ManifestSelector::Tag("v1".to_owned());
+        let reference = RegistryReference::new(host, repository, tag).unwrap();
+        RegistrySource::new(reference, options.clone()).unwrap()
+    };
+    let first = source("chunkfs-test/first");
+    let mut blobs: Vec<(BlobDescriptor, Bytes)> = Vec::new();
+    for len in [0, 1, 65_536, 5_000_003] {
+        let content = content(len);
+        let blob = descriptor(&content);
+        first.put_blob(&blob, BlobContent::Bytes(content.clone())).await.unwrap();
+        assert!(first.has_blob(&blob).await.unwrap());
+        blobs.push((blob, content));
+    }
+    conformance::run(&first, &blobs).await;
+
+    let second = source("chunkfs-test/second");
+    let (blob, whole) = blobs.last().unwrap();
+    assert!(second.mount_blob(blob, "chunkfs-test/first").await.unwrap(), "{host} cannot mount");
+    assert!(second.has_blob(blob).await.unwrap());
+    let pieces: Vec<Bytes> = second.stream_blob(blob).try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), *whole);
+    let absent = BlobDescriptor { id: BlobId::of(b"absent"), len: 6 };
+    assert!(!second.has_blob(&absent).await.unwrap());
+
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let layer = Descriptor::new("application/octet-stream", blob);
+    let json = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type, "config": layer, "layers": [layer],
+    });
+    let bytes = Bytes::from(json.to_string());
+    let tag = ManifestSelector::Tag("v1".to_owned());
+    let id = second.put_manifest(&tag, media_type, bytes.clone()).await.unwrap();
+    for selector in [tag, ManifestSelector::Digest(id)] {
+        let stored = second.fetch_manifest(&selector).await.unwrap();
+        assert_eq!((stored.id, stored.bytes), (id, bytes.clone()));
+    }
+    let larger = BlobDescriptor { len: blob.len * 2, ..*blob };
+    let read = second.read_range(&larger, blob.len + 1..blob.len + 2, Priority::Demand).await;
+    assert!(matches!(read, Err(chunkfs_fetch::FetchError::OutOfRange { .. })), "{read:?}");
+}

@@ -1,0 +1,161 @@
+//! The handle of an opened image.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use chunkfs_cache::{Cache, ChunkRequest, Loader};
+use chunkfs_fetch::{
+    BlobDescriptor, BlobSource, ConvertedManifest, FetchError, ImageSource, fetch_verified,
+};
+use chunkfs_format::{BlobId, ImageId};
+use chunkfs_index::{Chunk, ChunkIndex, Index};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use crate::error::ReadError;
+use crate::open::OpenOptions;
+use crate::readahead::Readahead;
+
+/// The longest image config that is read: 8 MiB.
+const CONFIG_LEN_MAX: u64 = 8 << 20;
+
+/// An opened image.
+///
+/// Cheap to clone; clones are the same image. When the last one is dropped, its background work
+/// ends.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub(crate) inner: Arc<ImageInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ImageInner {
+    pub(crate) index: Index,
+    pub(crate) loader: Loader,
+    pub(crate) cache: Cache,
+    pub(crate) runtime: Handle,
+    pub(crate) readahead: Readahead,
+    pub(crate) read_count: AtomicU64,
+    pub(crate) read_len: AtomicU64,
+    pub(crate) read_error_count: AtomicU64,
+    manifest: ConvertedManifest,
+    manifest_id: BlobId,
+    source: Arc<dyn ImageSource>,
+    /// Readahead under way; dropped, and so ended, with the image.
+    background: Mutex<JoinSet<()>>,
+}
+
+/// A snapshot of what readers of an image asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ImageCounters {
+    /// Reads that were asked for.
+    pub reads: u64,
+    /// Bytes that reads returned.
+    pub read_bytes: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+}
+
+impl Image {
+    pub(crate) fn new(
+        index: Index,
+        manifest: ConvertedManifest,
+        manifest_id: BlobId,
+        source: Arc<dyn ImageSource>,
+        cache: &Cache,
+        options: &OpenOptions,
+    ) -> Self {
+        let blobs: Arc<dyn BlobSource> = source.clone();
+        let inner = ImageInner {
+            loader: cache.loader(blobs, options.verify),
+            runtime: cache.runtime().clone(),
+            cache: cache.clone(),
+            readahead: Readahead::new(index.chunk_size(), options.readahead_len_max),
+            read_count: AtomicU64::new(0),
+            read_len: AtomicU64::new(0),
+            read_error_count: AtomicU64::new(0),
+            background: Mutex::default(),
+            index,
+            manifest,
+            manifest_id,
+            source,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Returns the index: the whole tree.
+    pub fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    /// Returns the id of the image, which depends on its tree and content alone.
+    pub fn id(&self) -> ImageId {
+        self.inner.index.image_id()
+    }
+
+    /// Returns the digest of the manifest that was opened, with which it can be opened again.
+    pub fn manifest_id(&self) -> BlobId {
+        self.inner.manifest_id
+    }
+
+    /// Returns the manifest that was opened.
+    pub fn manifest(&self) -> &ConvertedManifest {
+        &self.inner.manifest
+    }
+
+    /// Returns the cache that the image reads through.
+    pub fn cache(&self) -> &Cache {
+        &self.inner.cache
+    }
+
+    /// Returns what readers asked for so far.
+    pub fn counters(&self) -> ImageCounters {
+        ImageCounters {
+            reads: self.inner.read_count.load(Ordering::Relaxed),
+            read_bytes: self.inner.read_len.load(Ordering::Relaxed),
+            read_errors: self.inner.read_error_count.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Fetches the configuration of the original image: an OCI image config in JSON, verified.
+    ///
+    /// Sends one request each time; nothing is kept.
+    ///
+    /// # Errors
+    /// [`ReadError::Config`] if it cannot be had.
+    pub async fn config(&self) -> Result<Bytes, ReadError> {
+        let error = |source: FetchError| ReadError::Config { source: Arc::new(source) };
+        let blob = self.inner.manifest.config.blob().map_err(error)?;
+        fetch_verified(&*self.inner.source, &blob, CONFIG_LEN_MAX).await.map_err(error)
+    }
+}
+
+impl ImageInner {
+    /// Returns what the loader needs to know of a chunk.
+    pub(crate) fn request(&self, index: ChunkIndex) -> Option<ChunkRequest> {
+        let chunk = self.index.chunk(index)?;
+        self.request_for(&chunk)
+    }
+
+    fn request_for(&self, chunk: &Chunk) -> Option<ChunkRequest> {
+        let blob = self.index.blob(chunk.location.blob)?;
+        Some(ChunkRequest {
+            algorithm: self.index.algorithm(),
+            id: chunk.id,
+            uncompressed_len: chunk.uncompressed_len,
+            blob: BlobDescriptor { id: blob.id, len: blob.len },
+            offset: chunk.location.offset,
+            stored_len: chunk.location.stored_len,
+            codec: chunk.location.codec,
+        })
+    }
+
+    /// Runs work that ends with the image.
+    pub(crate) fn spawn_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        while background.try_join_next().is_some() {}
+        background.spawn_on(work, &self.runtime);
+    }
+}

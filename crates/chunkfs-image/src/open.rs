@@ -1,0 +1,152 @@
+//! Opening an image: one manifest, one index, nothing else.
+
+use std::sync::Arc;
+
+use chunkfs_cache::{Cache, VerifyLevel};
+use chunkfs_fetch::{
+    ConvertedManifest, FetchError, IMAGE_ID_ANNOTATION, ImageReference, ImageSource,
+    ManifestSelector, fetch_verified,
+};
+use chunkfs_index::{INDEX_LEN_MAX, Index};
+
+use crate::error::OpenError;
+use crate::image::Image;
+
+/// How an image is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// How much of what comes from disk is verified.
+    pub verify: VerifyLevel,
+    /// The most bytes that sequential readers are kept ahead by; zero turns it off. Default: 8 MiB.
+    pub readahead_len_max: u64,
+    /// The longest index that is accepted, uncompressed. Default: 1 GiB.
+    pub index_len_max: u64,
+    /// How registries are spoken to; without it, anonymously on the cache's runtime.
+    #[cfg(feature = "registry")]
+    pub registry: Option<chunkfs_fetch::RegistryOptions>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            verify: VerifyLevel::default(),
+            readahead_len_max: 8 << 20,
+            index_len_max: INDEX_LEN_MAX,
+            #[cfg(feature = "registry")]
+            registry: None,
+        }
+    }
+}
+
+impl OpenOptions {
+    /// Sets how much of what comes from disk is verified.
+    #[must_use]
+    pub fn with_verify(mut self, verify: VerifyLevel) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Sets the most bytes that sequential readers are kept ahead by.
+    #[must_use]
+    pub fn with_readahead_len_max(mut self, len: u64) -> Self {
+        self.readahead_len_max = len;
+        self
+    }
+
+    /// Sets the longest index that is accepted, uncompressed.
+    #[must_use]
+    pub fn with_index_len_max(mut self, len: u64) -> Self {
+        self.index_len_max = len;
+        self
+    }
+
+    /// Sets how registries are spoken to.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn with_registry(mut self, registry: chunkfs_fetch::RegistryOptions) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+}
+
+impl Image {
+    /// Opens the image that a reference names.
+    ///
+    /// Sends one request for the manifest and one for the index, besides authentication and
+    /// redirects. A reference with a digest pins the image: nothing else is ever opened for it.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that names the reference.
+    pub async fn open(
+        reference: &ImageReference,
+        cache: &Cache,
+        options: OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let name = reference.to_string();
+        let (source, selector) = connect(reference, cache, &options)
+            .await
+            .map_err(|source| OpenError::Source { image: name.clone(), source })?;
+        Self::open_source(&name, source, &selector, cache, options).await
+    }
+
+    /// Opens an image of any source, such as an embedder's own; `name` is for messages only.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_source(
+        name: &str,
+        source: Arc<dyn ImageSource>,
+        selector: &ManifestSelector,
+        cache: &Cache,
+        options: OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let image = || name.to_owned();
+        let stored = source.fetch_manifest(selector).await;
+        let stored = stored.map_err(|source| OpenError::Manifest { image: image(), source })?;
+        let manifest = ConvertedManifest::parse(&stored.bytes)
+            .map_err(|source| OpenError::Manifest { image: image(), source })?;
+        let index_error = |source| OpenError::Index { image: image(), source };
+        let blob = manifest.index.blob().map_err(index_error)?;
+        let compressed = fetch_verified(&*source, &blob, options.index_len_max).await;
+        let compressed = compressed.map_err(index_error)?;
+        let index = Index::decompress(&compressed, options.index_len_max)
+            .map_err(|source| OpenError::InvalidIndex { image: image(), source })?;
+        let expected = manifest.annotations.get(IMAGE_ID_ANNOTATION);
+        if let Some(expected) = expected.filter(|id| **id != index.image_id().to_string()) {
+            let (expected, actual) = (expected.clone(), index.image_id());
+            return Err(OpenError::ImageId { image: image(), expected, actual });
+        }
+        Ok(Self::new(index, manifest, stored.id, source, cache, &options))
+    }
+}
+
+/// Finds the transport that a reference needs.
+async fn connect(
+    reference: &ImageReference,
+    cache: &Cache,
+    options: &OpenOptions,
+) -> Result<(Arc<dyn ImageSource>, ManifestSelector), FetchError> {
+    let _ = options;
+    match reference {
+        #[cfg(feature = "registry")]
+        ImageReference::Registry(registry) => {
+            let runtime = cache.runtime().clone();
+            let options = options.registry.clone();
+            let options = options.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+            let source = chunkfs_fetch::RegistrySource::new(registry.clone(), options)?;
+            Ok((Arc::new(source), registry.selector().clone()))
+        }
+        #[cfg(feature = "layout")]
+        ImageReference::Layout(layout) => {
+            let source = chunkfs_fetch::OciLayout::open(layout.path(), cache.runtime().clone())?;
+            let selector = source.resolve(layout.selector()).await?;
+            Ok((Arc::new(source), selector))
+        }
+        #[cfg(not(all(feature = "registry", feature = "layout")))]
+        other => Err(FetchError::InvalidReference {
+            text: other.to_string(),
+            problem: "this build has no support for such references",
+        }),
+    }
+}

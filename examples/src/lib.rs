@@ -1,0 +1,1 @@
+//! The programs are in the folder above: `cargo run --example quickstart`.

@@ -185,8 +185,8 @@ pub enum LayerError {
         /// The limit.
         len_max: u64,
     },
-    /// The entries take more memory than an index may have.
-    #[error("it has more entries than an index can hold")]
+    /// The entries of all layers take more memory than they may.
+    #[error("the image has more entries than memory is allowed for")]
     TooManyEntries,
     /// The layer could not be fetched.
     #[error("it could not be fetched")]

@@ -158,55 +158,61 @@ impl Merger {
     }
 
     /// Follows a path to a directory, through symbolic links but never out of the tree.
+    ///
+    /// A name that leads nowhere may still be followed by `..` in the target of a link; like
+    /// umoci, this makes up only what remains of the path in the end.
     fn walk(&mut self, path: &[u8], is_made: bool) -> Result<Option<NodeId>, &'static str> {
         let mut pending: VecDeque<Vec<u8>> = components(path).collect();
-        let mut way = vec![self.tree.root()];
-        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut way: Vec<(Vec<u8>, Step)> = Vec::new();
         let mut link_count = 0;
         while let Some(name) = pending.pop_front() {
             if name == b".." {
                 // The parent of the root is the root.
-                if names.pop().is_some() {
-                    way.pop();
-                }
+                way.pop();
                 continue;
             }
-            let directory = *way.last().expect("the way starts at the root and keeps it");
-            let Some(child) = self.tree.child(directory, &name) else {
-                if !is_made {
-                    return Ok(None);
-                }
-                way.push(self.make_up(directory, &name)?);
-                names.push(name);
+            let step = match way.last() {
+                None => Step::Directory(self.tree.root()),
+                Some((_, step)) => *step,
+            };
+            let child = match step {
+                Step::Directory(directory) => self.tree.child(directory, &name),
+                Step::Missing | Step::Other => None,
+            };
+            let Some(child) = child else {
+                way.push((name, Step::Missing));
                 continue;
             };
             match &self.tree.node(child).content {
-                Content::Directory(_) => {
-                    way.push(child);
-                    names.push(name);
-                }
+                Content::Directory(_) => way.push((name, Step::Directory(child))),
                 Content::Symlink(target) => {
                     link_count += 1;
                     if link_count > LINKS_MAX {
                         return Err("its path leads through more than 40 symbolic links");
                     }
                     if target.starts_with(b"/") {
-                        way.truncate(1);
-                        names.clear();
+                        way.clear();
                     }
                     for component in components(target).collect::<Vec<_>>().into_iter().rev() {
                         pending.push_front(component);
                     }
                 }
-                _ => return Ok(None),
+                _ => way.push((name, Step::Other)),
             }
         }
-        if is_made {
-            for (directory, name) in way.iter().zip(&names) {
-                self.mark_written(*directory, Some(name));
+        let mut directory = self.tree.root();
+        for (name, step) in way {
+            let child = match step {
+                Step::Directory(child) => child,
+                Step::Missing if is_made => self.make_up(directory, &name)?,
+                Step::Missing | Step::Other => return Ok(None),
+            };
+            if is_made {
+                self.mark_written(directory, Some(&name));
             }
+            directory = child;
         }
-        Ok(way.last().copied())
+        Ok(Some(directory))
     }
 
     fn make_up(&mut self, directory: NodeId, name: &[u8]) -> Result<NodeId, &'static str> {
@@ -222,6 +228,16 @@ impl Merger {
         self.place(directory, Some(name), node)?;
         Ok(node)
     }
+}
+
+/// What a name on the way to a directory leads to.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Directory(NodeId),
+    /// Nothing.
+    Missing,
+    /// A file of another kind.
+    Other,
 }
 
 /// The attributes of a directory that no layer describes.

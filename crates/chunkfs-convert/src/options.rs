@@ -37,7 +37,8 @@ pub struct ConvertOptions {
     pub jobs: NonZeroUsize,
     /// Which image of an image index is converted.
     pub platform: Platform,
-    /// The runtime that fetches and pushes. It must have worker threads or be driven elsewhere.
+    /// The runtime that fetches and pushes. It must have worker threads, or be driven by another
+    /// thread meanwhile.
     pub runtime: Handle,
     /// The directory for anonymous temporary files, which hold blobs until they are sent.
     pub spool_directory: PathBuf,

@@ -13,7 +13,7 @@ use chunkfs_index::{BlobIndex, ChunkIndex, Index, IndexBuilder, Location};
 use crate::error::ConvertError;
 use crate::fragment::Fragment;
 use crate::merge::Merger;
-use crate::pipeline::{Context, put_bytes};
+use crate::pipeline::{Context, LayerCounters, put_bytes};
 use crate::statistics::{ConvertReport, Statistics};
 
 /// A layer whose content is at the destination.
@@ -55,11 +55,12 @@ pub(crate) fn publish(
             fragments.push(put_fragment(context, record)?);
         }
         let chunks = table.add_layer(&fragment, &mut blobs)?;
-        let counters = &fragment.counters;
-        statistics.files += counters.files;
-        statistics.source_bytes += counters.source_bytes;
-        statistics.packed_files += counters.packed_files;
-        statistics.duplicate_chunks += counters.cut_chunks;
+        // Counters of reused fragments are whatever their writer says.
+        let LayerCounters { files, source_bytes, packed_files, cut_chunks } = fragment.counters;
+        statistics.files = statistics.files.saturating_add(files);
+        statistics.source_bytes = statistics.source_bytes.saturating_add(source_bytes);
+        statistics.packed_files = statistics.packed_files.saturating_add(packed_files);
+        statistics.duplicate_chunks = statistics.duplicate_chunks.saturating_add(cut_chunks);
         merger
             .add_layer(fragment.entries, &chunks)
             .map_err(|source| ConvertError::Layer { layer: name, source })?;

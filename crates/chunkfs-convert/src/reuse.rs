@@ -16,6 +16,9 @@ use crate::options::ConvertOptions;
 use crate::pipeline::Network;
 
 /// A converted image whose layers and chunks are used again where they fit.
+///
+/// Its index and fragments are taken at their word: the chunks that they name are not read here.
+/// Readers verify every chunk, so an image that lies makes files unreadable, never wrong.
 #[derive(Debug, Clone)]
 pub struct ReuseImage {
     /// Where the image is.

@@ -65,6 +65,7 @@ impl Statistics {
             BlobTransfer::Mounted => &mut self.mounted_bytes,
             BlobTransfer::Copied => &mut self.copied_bytes,
         };
-        *counter += len;
+        // The lengths of reused blobs are whatever their manifest says.
+        *counter = counter.saturating_add(len);
     }
 }

@@ -42,4 +42,4 @@ pub use codec::{ChunkDecoder, ChunkEncoder, Codec, CodecError, CompressionLevel}
 pub use digest::{
     BlobHasher, BlobId, ChunkId, DigestAlgorithm, DigestParseError, ImageHasher, ImageId,
 };
-pub use pack::{PackedFile, Packer};
+pub use pack::{PACK_LANE_COUNT, PackedFile, Packer, pack_lane};

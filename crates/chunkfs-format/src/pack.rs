@@ -2,6 +2,24 @@
 
 use crate::chunking::{ChunkSize, GRID, PackSize};
 
+/// How many lanes of packs a layer has.
+pub const PACK_LANE_COUNT: usize = 8;
+
+/// Returns the lane, below [`PACK_LANE_COUNT`], whose packs take a small file with this path.
+///
+/// Files of one kind are wanted together: an interpreter that starts reads bytecode and neither
+/// sources nor headers beside it. The lane is the first byte of the BLAKE3 digest of the file name's
+/// extension, modulo the number of lanes. The extension is what follows the last dot of the
+/// name, or empty if there is none or the name begins with it.
+pub fn pack_lane(path: &[u8]) -> usize {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let extension = match name.iter().rposition(|byte| *byte == b'.') {
+        None | Some(0) => &[],
+        Some(dot) => name.get(dot + 1..).unwrap_or_default(),
+    };
+    usize::from(blake3::hash(extension).as_bytes()[0]) % PACK_LANE_COUNT
+}
+
 /// Collects small files into packs.
 ///
 /// A pack is an ordinary chunk. Every file in it starts on the 4 KiB grid; the gap before it is
@@ -147,6 +165,23 @@ mod tests {
         let (after, _) = pack_all(256 << 10, &changed);
         let new = after.iter().filter(|pack| !before.contains(pack)).count();
         assert!(new <= 8, "{new} of {} packs are new", after.len());
+    }
+
+    #[test]
+    fn lanes_are_a_function_of_the_extension() {
+        for (path, like) in [
+            (&b"usr/lib/a.py"[..], &b"b.py"[..]),
+            (b"a.tar.gz", b"gz.gz"),
+            (b".profile", b"etc/passwd"),
+            (b"dir.d/file", b"etc/passwd"),
+            (b"trailing.", b"etc/passwd"),
+            (b"", b"etc/passwd"),
+        ] {
+            assert_eq!(pack_lane(path), pack_lane(like), "{path:?}");
+        }
+        // What a starting program reads lies apart from what lies next to it.
+        assert_ne!(pack_lane(b"a.pyc"), pack_lane(b"a.py"));
+        assert!((0..1000).all(|n| pack_lane(format!("x.{n}").as_bytes()) < PACK_LANE_COUNT));
     }
 
     #[test]

@@ -85,6 +85,18 @@ pub enum ReadError {
         /// The inode number.
         ino: u64,
     },
+    /// The result would be too long.
+    #[error(
+        "a read of {len} bytes of inode {ino} is above the limit of {len_max}; read it in parts"
+    )]
+    TooLong {
+        /// The inode number.
+        ino: u64,
+        /// How many bytes the file has in the range that was asked for.
+        len: u64,
+        /// The limit.
+        len_max: u64,
+    },
     /// A chunk of the range cannot be had.
     #[error("bytes at {file_offset} of inode {ino} cannot be read")]
     Chunk {
@@ -101,6 +113,9 @@ pub enum ReadError {
         /// What the source said.
         source: Arc<FetchError>,
     },
+    /// The runtime shut down while a callback waited for its read.
+    #[error("the runtime shut down before the read was done")]
+    Shutdown,
 }
 
 impl ReadError {
@@ -109,7 +124,7 @@ impl ReadError {
         match self {
             Self::Chunk { source, .. } => source.is_not_found(),
             Self::Config { source } => source.is_not_found(),
-            Self::NotAFile { .. } => false,
+            Self::NotAFile { .. } | Self::TooLong { .. } | Self::Shutdown => false,
         }
     }
 
@@ -118,7 +133,7 @@ impl ReadError {
         match self {
             Self::Chunk { source, .. } => source.is_retryable(),
             Self::Config { source } => source.is_retryable(),
-            Self::NotAFile { .. } => false,
+            Self::NotAFile { .. } | Self::TooLong { .. } | Self::Shutdown => false,
         }
     }
 

@@ -12,7 +12,8 @@
 //! * [`Image::counters`]: what was asked for.
 //!
 //! There is no daemon, no global and no hidden thread: fetching and decoding run on the tokio
-//! runtime of the cache, everything ends when the last clone of an image is dropped.
+//! runtime of the cache. Readahead ends when the last clone of an image is dropped, a read or a
+//! prefetch when its own value is.
 //!
 //! # Example
 //!
@@ -40,7 +41,8 @@
 //! # Limits
 //! The index is held in memory: about 100 bytes per file. Reads are verified when bytes come from
 //! the network, and at level [`VerifyLevel::Load`] whenever they come from disk; what the kernel
-//! keeps in its page cache afterwards is the kernel's.
+//! keeps in its page cache afterwards is the kernel's. One read returns at most [`READ_LEN_MAX`]
+//! bytes, unless it fills a buffer of the caller's.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -58,3 +60,4 @@ pub use error::{OpenError, ReadError};
 pub use image::{Image, ImageCounters};
 pub use open::OpenOptions;
 pub use prefetch::{Prefetch, PrefetchError, PrefetchOptions, PrefetchWatcher};
+pub use read::READ_LEN_MAX;

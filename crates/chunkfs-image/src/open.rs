@@ -7,6 +7,7 @@ use chunkfs_fetch::{
     ConvertedManifest, FetchError, IMAGE_ID_ANNOTATION, ImageReference, ImageSource,
     ManifestSelector, fetch_verified,
 };
+use chunkfs_format::BlobId;
 use chunkfs_index::{INDEX_LEN_MAX, Index};
 
 use crate::error::OpenError;
@@ -18,7 +19,8 @@ use crate::image::Image;
 pub struct OpenOptions {
     /// How much of what comes from disk is verified.
     pub verify: VerifyLevel,
-    /// The most bytes that sequential readers are kept ahead by; zero turns it off. Default: 8 MiB.
+    /// The most bytes that sequential readers are kept ahead by; less than a chunk turns it off.
+    /// Default: 8 MiB.
     pub readahead_len_max: u64,
     /// The longest index that is accepted, uncompressed. Default: 1 GiB.
     pub index_len_max: u64,
@@ -103,21 +105,37 @@ impl Image {
     ) -> Result<Self, OpenError> {
         let image = || name.to_owned();
         let stored = source.fetch_manifest(selector).await;
-        let stored = stored.map_err(|source| OpenError::Manifest { image: image(), source })?;
-        let manifest = ConvertedManifest::parse(&stored.bytes)
-            .map_err(|source| OpenError::Manifest { image: image(), source })?;
+        let manifest_error = |source| OpenError::Manifest { image: image(), source };
+        let stored = stored.map_err(manifest_error)?;
+        // Sources verify this too, but any embedder may write one, and all else hangs on it.
+        let manifest_id = BlobId::of(&stored.bytes);
+        if let ManifestSelector::Digest(expected) = selector
+            && *expected != manifest_id
+        {
+            let (expected, actual) = (*expected, manifest_id);
+            return Err(manifest_error(FetchError::DigestMismatch { expected, actual }));
+        }
+        let manifest = ConvertedManifest::parse(&stored.bytes).map_err(manifest_error)?;
         let index_error = |source| OpenError::Index { image: image(), source };
         let blob = manifest.index.blob().map_err(index_error)?;
         let compressed = fetch_verified(&*source, &blob, options.index_len_max).await;
         let compressed = compressed.map_err(index_error)?;
-        let index = Index::decompress(&compressed, options.index_len_max)
-            .map_err(|source| OpenError::InvalidIndex { image: image(), source })?;
+        let index_len_max = options.index_len_max;
+        let decompress = move || Index::decompress(&compressed, index_len_max);
+        let index = match cache.runtime().spawn_blocking(decompress).await {
+            Ok(index) => index,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => return Err(index_error(FetchError::Shutdown)),
+            },
+        };
+        let index = index.map_err(|source| OpenError::InvalidIndex { image: image(), source })?;
         let expected = manifest.annotations.get(IMAGE_ID_ANNOTATION);
         if let Some(expected) = expected.filter(|id| **id != index.image_id().to_string()) {
             let (expected, actual) = (expected.clone(), index.image_id());
             return Err(OpenError::ImageId { image: image(), expected, actual });
         }
-        Ok(Self::new(index, manifest, stored.id, source, cache, &options))
+        Ok(Self::new(index, manifest, manifest_id, source, cache, &options))
     }
 }
 
@@ -127,7 +145,8 @@ async fn connect(
     cache: &Cache,
     options: &OpenOptions,
 ) -> Result<(Arc<dyn ImageSource>, ManifestSelector), FetchError> {
-    let _ = options;
+    // Builds without any transport use neither.
+    let _ = (cache, options);
     match reference {
         #[cfg(feature = "registry")]
         ImageReference::Registry(registry) => {

@@ -4,12 +4,17 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chunkfs_cache::{ChunkRequest, LoadError};
+use chunkfs_cache::{ChunkRequest, LoadError, Loader};
 use chunkfs_fetch::Priority;
 use chunkfs_index::ChunkIndex;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
-use crate::image::{Image, ImageInner};
+use crate::image::Image;
+
+/// The most uncompressed bytes in a batch, so that chunks of zeros do not fill the memory.
+const BATCH_UNCOMPRESSED_LEN_MAX: u64 = 16 << 20;
 
 /// How the cache is filled.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +51,7 @@ pub struct PrefetchError {
     pub source: LoadError,
 }
 
-/// A prefetch under way. Dropping it ends it.
+/// A prefetch under way. Dropping it ends it; dropping the image does not.
 #[derive(Debug)]
 pub struct Prefetch {
     workers: JoinSet<()>,
@@ -56,6 +61,8 @@ pub struct Prefetch {
 #[derive(Debug)]
 struct Progress {
     batches: Mutex<VecDeque<Vec<ChunkRequest>>>,
+    /// A chunk to be named if the runtime shuts down.
+    first_chunk: Option<ChunkRequest>,
     chunk_count: u64,
     finished_count: AtomicU64,
     failed_count: AtomicU64,
@@ -69,8 +76,10 @@ impl Image {
     /// wait for is asked for with higher priority.
     pub fn prefetch(&self, options: PrefetchOptions) -> Prefetch {
         let inner = &self.inner;
+        let batches = self.chunk_batches();
         let progress = Arc::new(Progress {
-            batches: Mutex::new(self.chunk_batches().into()),
+            first_chunk: batches.first().and_then(|batch| batch.first()).copied(),
+            batches: Mutex::new(batches.into()),
             chunk_count: inner.index.chunk_count().into(),
             finished_count: AtomicU64::new(0),
             failed_count: AtomicU64::new(0),
@@ -78,12 +87,14 @@ impl Image {
         });
         let mut workers = JoinSet::new();
         for _ in 0..options.worker_count.max(1) {
-            workers.spawn_on(work(Arc::clone(inner), Arc::clone(&progress)), &inner.runtime);
+            workers.spawn_on(work(inner.loader.clone(), Arc::clone(&progress)), &inner.runtime);
         }
         Prefetch { workers, progress }
     }
 
     /// Returns all chunks, in the order of their blobs, in batches that one request can fetch.
+    ///
+    /// A batch has at most 16 MiB of uncompressed bytes, or a single chunk.
     pub fn chunk_batches(&self) -> Vec<Vec<ChunkRequest>> {
         let inner = &self.inner;
         let chunks = (0..inner.index.chunk_count()).map(ChunkIndex::new);
@@ -115,18 +126,34 @@ impl Prefetch {
         PrefetchWatcher(Arc::clone(&self.progress))
     }
 
-    /// Waits until all chunks are in the cache and returns how many there are.
+    /// Waits until all chunks have been loaded and returns how many there are.
+    ///
+    /// The last of them may still be on their way to the disk tier, which
+    /// [`Cache::flush`](crate::Cache::flush) waits for.
     ///
     /// # Errors
-    /// [`PrefetchError`] with the first error if some could not be fetched.
+    /// [`PrefetchError`] with the first error if some could not be fetched, also because the
+    /// runtime shut down.
     pub async fn wait(mut self) -> Result<u64, PrefetchError> {
-        while self.workers.join_next().await.is_some() {}
-        let error = self.progress.first_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        while let Some(worker) = self.workers.join_next().await {
+            if let Err(error) = worker
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        let Progress { chunk_count, finished_count, failed_count, .. } = &*self.progress;
+        let unfinished_count = chunk_count - finished_count.load(Ordering::Relaxed);
+        let mut error = self.progress.first_error();
+        if unfinished_count > 0 {
+            let first = self.progress.first_chunk;
+            error = error.or(first.map(|chunk| LoadError::Shutdown { chunk: chunk.id }));
+        }
         match error {
-            None => Ok(self.progress.chunk_count),
+            None => Ok(*chunk_count),
             Some(source) => Err(PrefetchError {
-                failed_count: self.progress.failed_count.load(Ordering::Relaxed),
-                chunk_count: self.progress.chunk_count,
+                failed_count: failed_count.load(Ordering::Relaxed) + unfinished_count,
+                chunk_count: *chunk_count,
                 source,
             }),
         }
@@ -136,32 +163,40 @@ impl Prefetch {
 /// Cuts sorted chunks into batches that one request each can fetch.
 fn batches(requests: &[ChunkRequest], len_max: u64) -> Vec<Vec<ChunkRequest>> {
     let mut batches: Vec<Vec<ChunkRequest>> = Vec::new();
-    let mut batch_len = 0;
+    let (mut batch_len, mut uncompressed_len) = (0, 0);
     for request in requests {
-        let len = u64::from(request.stored_len);
+        batch_len += u64::from(request.stored_len);
+        uncompressed_len += u64::from(request.uncompressed_len);
         match batches.last_mut() {
-            Some(batch) if batch_len + len <= len_max => {
+            Some(batch)
+                if batch_len <= len_max && uncompressed_len <= BATCH_UNCOMPRESSED_LEN_MAX =>
+            {
                 batch.push(*request);
-                batch_len += len;
             }
             _ => {
                 batches.push(vec![*request]);
-                batch_len = len;
+                batch_len = u64::from(request.stored_len);
+                uncompressed_len = u64::from(request.uncompressed_len);
             }
         }
     }
     batches
 }
 
-async fn work(image: Arc<ImageInner>, progress: Arc<Progress>) {
+async fn work(loader: Loader, progress: Arc<Progress>) {
     while let Some(batch) = progress.next_batch() {
         let batch_len = batch.len() as u64;
-        let loader = image.loader.clone();
-        let missing = tokio::task::spawn_blocking(move || loader.missing(&batch)).await;
-        let missing = missing.unwrap_or_default();
-        let futures = image.loader.load_many(&missing, Priority::Prefetch);
-        for future in futures {
-            if let Err(error) = future.await {
+        let prober = loader.clone();
+        let missing = tokio::task::spawn_blocking(move || prober.missing(&batch)).await;
+        let Ok(missing) = missing else {
+            // The runtime shuts down; what is left counts as unfinished.
+            return;
+        };
+        let loads = loader.load_many(&missing, Priority::Prefetch);
+        // Takes chunks as they come, so that none is held until those before it are there.
+        let mut loads: FuturesUnordered<_> = loads.into_iter().collect();
+        while let Some(result) = loads.next().await {
+            if let Err(error) = result {
                 progress.failed_count.fetch_add(1, Ordering::Relaxed);
                 let mut first = progress.first_error.lock().unwrap_or_else(PoisonError::into_inner);
                 first.get_or_insert(error);
@@ -174,5 +209,9 @@ async fn work(image: Arc<ImageInner>, progress: Arc<Progress>) {
 impl Progress {
     fn next_batch(&self) -> Option<Vec<ChunkRequest>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn first_error(&self) -> Option<LoadError> {
+        self.first_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

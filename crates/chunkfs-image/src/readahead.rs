@@ -9,14 +9,19 @@ use chunkfs_index::{Inode, InodeIndex};
 
 /// Files whose readers are remembered; the one that was read longest ago is forgotten first.
 const FILES_MAX: usize = 64;
-/// A reader is sequential from this many neighbouring chunks on.
+/// A reader is sequential once it has moved on this often without a gap.
 const STREAK_MIN: u32 = 2;
+/// How many chunks a read may be early or late: kernels send the reads of one reader in parallel,
+/// and they arrive in any order.
+const REORDER_MAX: u64 = 4;
 
 /// Notices sequential readers and says how far to read ahead of them.
 ///
 /// Works on whole chunks: a reader that moves on to the next chunk for the second time in a row is
-/// taken as sequential. The window doubles with each further chunk, from two chunks to the limit.
-/// A reader that jumps loses its window.
+/// taken as sequential. The window doubles with each further move, from two chunks to the limit,
+/// and is filled up when half of it is used, so that a steady reader causes few and large requests.
+/// A reader that jumps loses its window. A file has one reader: two that read different parts of
+/// it at once look like one that jumps.
 #[derive(Debug)]
 pub(crate) struct Readahead {
     chunk_size: u64,
@@ -33,9 +38,11 @@ struct Readers {
 #[derive(Debug, Clone, Copy)]
 struct Reader {
     used_at: u64,
-    /// The chunk of the file that was read last.
-    last: u64,
-    /// How many neighbouring chunks were read in a row.
+    /// The first chunk of the file that is still missing from what was read without a gap.
+    next: u64,
+    /// The chunks from `next` on that were read early: bit 0 is `next`.
+    early: u64,
+    /// How often the reader moved on without a gap.
     streak: u32,
     /// The first chunk that was not yet asked for.
     ahead_end: u64,
@@ -54,44 +61,69 @@ impl Readahead {
         }
         let (first, last) = (range.start / self.chunk_size, (range.end - 1) / self.chunk_size);
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.clock += 1;
-        let now = readers.clock;
-        let Some(reader) = readers.by_file.get_mut(&file.index) else {
-            readers
-                .insert(file.index, Reader { used_at: now, last, streak: 0, ahead_end: last + 1 });
-            return 0..0;
-        };
-        reader.used_at = now;
-        // The kernel sends the reads of one reader in parallel: a step back of one is no jump.
-        if first > reader.last + 1 || last + 1 < reader.last {
-            *reader = Reader { used_at: now, last, streak: 0, ahead_end: last + 1 };
-            return 0..0;
-        }
-        if last <= reader.last {
-            return 0..0;
-        }
-        reader.streak = reader.streak.saturating_add(1);
-        reader.last = last;
-        if reader.streak < STREAK_MIN {
-            return 0..0;
-        }
-        let window = self.window_max.min(1u64.checked_shl(reader.streak - 1).unwrap_or(u64::MAX));
-        let start = reader.ahead_end.max(last + 1);
-        let end = (last + 1).saturating_add(window).max(start);
-        reader.ahead_end = end;
+        let ahead = readers.reader(file.index, last).advance(first, last, self.window_max);
         let bytes = |chunk: u64| chunk.saturating_mul(self.chunk_size).min(file.len);
-        bytes(start)..bytes(end)
+        bytes(ahead.start)..bytes(ahead.end)
     }
 }
 
 impl Readers {
-    fn insert(&mut self, file: InodeIndex, reader: Reader) {
-        if self.by_file.len() >= FILES_MAX {
+    /// Returns the reader of a file, a new one behind the chunk `last` if there is none.
+    fn reader(&mut self, file: InodeIndex, last: u64) -> &mut Reader {
+        self.clock += 1;
+        if self.by_file.len() >= FILES_MAX && !self.by_file.contains_key(&file) {
             let oldest = self.by_file.iter().min_by_key(|(_, reader)| reader.used_at);
             if let Some(oldest) = oldest.map(|(file, _)| *file) {
                 self.by_file.remove(&oldest);
             }
         }
-        self.by_file.insert(file, reader);
+        let reader = self.by_file.entry(file).or_insert_with(|| Reader::after(last));
+        reader.used_at = self.clock;
+        reader
     }
 }
+
+impl Reader {
+    /// Returns a reader of whom nothing is known but the last chunk that it read.
+    fn after(last: u64) -> Self {
+        Self { used_at: 0, next: last + 1, early: 0, streak: 0, ahead_end: last + 1 }
+    }
+
+    /// Notes that the chunks from `first` to `last` are read and returns those to load ahead.
+    fn advance(&mut self, first: u64, last: u64, window_max: u64) -> Range<u64> {
+        if first > self.next + REORDER_MAX || last + REORDER_MAX < self.next {
+            *self = Self { used_at: self.used_at, ..Self::after(last) };
+            return 0..0;
+        }
+        if last < self.next {
+            // More of a chunk that was read before, or a late read of one that was passed over.
+            return 0..0;
+        }
+        if first > self.next {
+            let bits = (first - self.next..=last - self.next).take_while(|bit| *bit < 64);
+            bits.for_each(|bit| self.early |= 1 << bit);
+            return 0..0;
+        }
+        let read_count = last + 1 - self.next;
+        self.early = u32::try_from(read_count)
+            .ok()
+            .map_or(0, |count| self.early.checked_shr(count).unwrap_or(0));
+        let early_count = self.early.trailing_ones();
+        self.early = self.early.checked_shr(early_count).unwrap_or(0);
+        self.next = last + 1 + u64::from(early_count);
+        self.streak = self.streak.saturating_add(1);
+        if self.streak < STREAK_MIN {
+            return 0..0;
+        }
+        let window = window_max.min(1u64.checked_shl(self.streak - 1).unwrap_or(u64::MAX));
+        let start = self.ahead_end.max(self.next);
+        if start - self.next > window / 2 {
+            return 0..0;
+        }
+        self.ahead_end = start.max(self.next.saturating_add(window));
+        start..self.ahead_end
+    }
+}
+
+#[cfg(test)]
+mod tests;

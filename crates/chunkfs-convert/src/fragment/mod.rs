@@ -1,7 +1,21 @@
 //! The converted form of one layer, kept with the image so that a layer is converted only once.
 //!
 //! A fragment holds the entries of a layer in order, whiteouts included, and its chunk and blob
-//! tables. It travels as one zstd frame. `docs/format.md` describes the bytes.
+//! tables. It travels as one zstd frame that states its content length. The content, with integers
+//! in little-endian order and *strings* as a `u32` length and that many bytes:
+//!
+//! | part | values |
+//! | --- | --- |
+//! | head | magic `CHUNKFSF`, version `u16` = 1 |
+//! | counters | files `u64`, source bytes `u64`, packed files `u64`, cut chunks `u64` |
+//! | blobs | count `u32`, then for each: SHA-256 (32 bytes), length `u64` |
+//! | chunks | count `u32`, then for each: id (32 bytes), uncompressed length `u32`, blob `u32`, offset `u64`, stored length `u32`, codec `u8` |
+//! | entries | count `u32`, then for each: path string, permissions `u16`, uid `u32`, gid `u32`, mtime seconds `i64`, nanoseconds `u32`, xattrs, kind `u8`, what the kind needs |
+//! | xattrs | count `u32`, then for each, in ascending order: name string, value string |
+//! | kind | 0 whiteout, 1 opaque whiteout, 2 directory, 3 regular, 4 symlink, 5 hard link, 6 character device, 7 block device, 8 fifo, 9 socket |
+//! | regular | count `u32`, then for each part: length `u64`, chunk `u32` (2^32 - 1: a hole), offset in the chunk `u32` |
+//! | symlink, hard link | target string |
+//! | devices | major `u32`, minor `u32` |
 
 mod decode;
 mod encode;

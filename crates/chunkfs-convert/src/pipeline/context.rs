@@ -1,14 +1,18 @@
 //! What all threads of a conversion share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use chunkfs_fetch::ImageSink;
 
 use super::{Network, Pool, Uploader, lock};
-use crate::error::ConvertError;
+use crate::error::{ConvertError, LayerError};
 use crate::options::ConvertOptions;
 use crate::progress::ConvertEvent;
 use crate::reuse::ReuseImages;
+
+/// The most memory that the entries of all layers may take.
+const ENTRIES_COST_MAX: u64 = 4 << 30;
 
 /// What all threads of a conversion share.
 #[derive(Debug)]
@@ -20,6 +24,7 @@ pub(crate) struct Context<'a> {
     pub(crate) pool: Pool,
     pub(crate) uploader: Uploader,
     error: Mutex<Option<ConvertError>>,
+    entries_cost: AtomicU64,
 }
 
 impl<'a> Context<'a> {
@@ -40,6 +45,7 @@ impl<'a> Context<'a> {
             pool: Pool::new(in_flight_max),
             uploader: Uploader::default(),
             error: Mutex::new(None),
+            entries_cost: AtomicU64::new(0),
         }
     }
 
@@ -59,6 +65,12 @@ impl<'a> Context<'a> {
     /// Takes the error that ended the conversion, if one did.
     pub(crate) fn take_error(&self) -> Option<ConvertError> {
         lock(&self.error).take()
+    }
+
+    /// Accounts for the memory of an entry.
+    pub(crate) fn charge_entry(&self, cost: u64) -> Result<(), LayerError> {
+        let before = self.entries_cost.fetch_add(cost, Ordering::Relaxed);
+        if before > ENTRIES_COST_MAX { Err(LayerError::TooManyEntries) } else { Ok(()) }
     }
 
     pub(crate) fn observe(&self, event: &ConvertEvent) {

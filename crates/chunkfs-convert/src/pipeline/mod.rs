@@ -8,6 +8,7 @@
 //!
 //! The first failure stops everything: it closes every queue that a thread may wait on.
 
+mod blobs;
 mod context;
 mod network;
 mod output;

@@ -1,14 +1,13 @@
 //! Putting the chunks of a layer back into order and appending them to its blobs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write as _;
 use std::sync::Mutex;
 
 use chunkfs_fetch::BlobDescriptor;
-use chunkfs_format::{BlobHasher, BlobId, ChunkEncoder, ChunkId, Codec};
+use chunkfs_format::{BlobId, ChunkEncoder, ChunkId, Codec};
 use chunkfs_index::{Blob, BlobIndex, Chunk, Location};
 
+use super::blobs::BlobLanes;
 use super::context::Context;
 use super::lock;
 use super::pool::Job;
@@ -33,7 +32,7 @@ struct State {
     tables: OutputTables,
     chunk_by_id: HashMap<ChunkId, u32>,
     blob_by_id: HashMap<BlobId, u32>,
-    current: Option<SpooledBlob>,
+    lanes: BlobLanes,
 }
 
 /// The finished tables of a layer.
@@ -51,6 +50,7 @@ pub(crate) struct OutputTables {
 /// A chunk that a worker is done with.
 #[derive(Debug)]
 struct Done {
+    lane: usize,
     id: ChunkId,
     uncompressed_len: u32,
     form: Form,
@@ -66,16 +66,6 @@ enum Form {
     Repeated,
 }
 
-/// A blob that is being written to a temporary file.
-#[derive(Debug)]
-struct SpooledBlob {
-    file: File,
-    hasher: BlobHasher,
-    len: u64,
-    /// The position in the blob table.
-    index: u32,
-}
-
 impl LayerOutput {
     /// Hashes and compresses a chunk, and appends whatever is next in order.
     pub(crate) fn process(
@@ -84,7 +74,7 @@ impl LayerOutput {
         encoder: &mut ChunkEncoder,
         context: &Context<'_>,
     ) -> Result<(), ConvertError> {
-        let Job { ordinal, uncompressed, .. } = job;
+        let Job { ordinal, lane, uncompressed, .. } = job;
         let id = context.options.algorithm.chunk_id(&uncompressed);
         let uncompressed_len =
             u32::try_from(uncompressed.len()).expect("chunks are at most 16 MiB");
@@ -105,7 +95,7 @@ impl LayerOutput {
             }
         };
         let mut state = lock(&self.state);
-        state.waiting.insert(ordinal, Done { id, uncompressed_len, form });
+        state.waiting.insert(ordinal, Done { lane, id, uncompressed_len, form });
         state.drain(context)
     }
 
@@ -134,6 +124,42 @@ impl LayerOutput {
     }
 }
 
+impl OutputTables {
+    /// Takes note of blobs whose bytes were moved behind those of another one: for each position
+    /// in the blob table the new position and the offset there. Sorts the chunks by their places.
+    pub(super) fn relocate(&mut self, moved: &[(u32, u64)]) {
+        // Blobs whose bytes were moved leave the table.
+        let mut new_positions = Vec::with_capacity(moved.len());
+        let mut blobs = Vec::with_capacity(self.blobs.len());
+        for (blob, (position, (target, _))) in self.blobs.iter().zip((0..).zip(moved)) {
+            new_positions.push(blobs.len() as u32);
+            if position == *target {
+                blobs.push(*blob);
+            }
+        }
+        self.blobs = blobs;
+        for chunk in &mut self.chunks {
+            let (target, offset) = moved[chunk.location.blob.get() as usize];
+            chunk.location.blob = BlobIndex::new(new_positions[target as usize]);
+            chunk.location.offset += offset;
+        }
+        let mut order: Vec<u32> = (0..).zip(&self.chunks).map(|(position, _)| position).collect();
+        let place = |position: &u32| {
+            let location = self.chunks[*position as usize].location;
+            (location.blob, location.offset)
+        };
+        order.sort_by_key(place);
+        let mut new_of = vec![0; order.len()];
+        for (new, old) in (0..).zip(&order) {
+            new_of[*old as usize] = new;
+        }
+        self.chunks = order.iter().map(|old| self.chunks[*old as usize]).collect();
+        for chunk in &mut self.chunk_of_ordinal {
+            *chunk = new_of[*chunk as usize];
+        }
+    }
+}
+
 impl State {
     fn drain(&mut self, context: &Context<'_>) -> Result<(), ConvertError> {
         let next = |state: &Self| u32::try_from(state.tables.chunk_of_ordinal.len()).unwrap_or(0);
@@ -143,7 +169,8 @@ impl State {
             context.pool.release(uncompressed_len);
         }
         if self.total == Some(next(self)) {
-            self.complete_blob(context)?;
+            self.lanes.finish(&mut self.tables, context)?;
+            self.total = None;
         }
         Ok(())
     }
@@ -154,7 +181,9 @@ impl State {
             return Ok(());
         }
         let location = match done.form {
-            Form::Stored(codec, stored) => self.store(codec, &stored, context)?,
+            Form::Stored(codec, stored) => {
+                self.lanes.store(done.lane, codec, &stored, &mut self.tables.blobs, context)?
+            }
             Form::Found(found) => self.refer_to(found, context)?,
             Form::Repeated => {
                 unreachable!("the first of equal chunks is appended before the others")
@@ -166,47 +195,6 @@ impl State {
         self.tables.chunk_of_ordinal.push(position);
         self.chunk_by_id.insert(id, position);
         Ok(())
-    }
-
-    /// Appends stored bytes to the current blob, or to a new one if they do not fit.
-    fn store(
-        &mut self,
-        codec: Codec,
-        stored: &[u8],
-        context: &Context<'_>,
-    ) -> Result<Location, ConvertError> {
-        let len = stored.len() as u64;
-        let fits = |blob: &SpooledBlob| blob.len + len <= context.options.blob_len_max;
-        if !self.current.as_ref().is_some_and(fits) {
-            self.complete_blob(context)?;
-        }
-        let blob = match &mut self.current {
-            Some(blob) => blob,
-            none => {
-                // The id is filled in when the blob is complete.
-                let unknown = Blob { id: BlobId::from_bytes([0; 32]), len: 0 };
-                let index = push_blob(&mut self.tables.blobs, unknown)?;
-                let file = spool_file(context)?;
-                none.insert(SpooledBlob { file, hasher: BlobHasher::new(), len: 0, index })
-            }
-        };
-        blob.file.write_all(stored).map_err(spool_error(context))?;
-        blob.hasher.update(stored);
-        let offset = blob.len;
-        blob.len += len;
-        let stored_len = u32::try_from(stored.len()).expect("stored chunks are at most 16 MiB");
-        Ok(Location { blob: BlobIndex::new(blob.index), offset, stored_len, codec })
-    }
-
-    fn complete_blob(&mut self, context: &Context<'_>) -> Result<(), ConvertError> {
-        let Some(SpooledBlob { file, hasher, len, index }) = self.current.take() else {
-            return Ok(());
-        };
-        let id = hasher.finish();
-        if let Some(slot) = self.tables.blobs.get_mut(index as usize) {
-            *slot = Blob { id, len };
-        }
-        context.uploader.push(Upload::Put { blob: BlobDescriptor { id, len }, file })
     }
 
     /// Refers to a chunk of a reused image, whose blob is then needed at the destination.
@@ -230,18 +218,9 @@ impl State {
     }
 }
 
-fn push_blob(blobs: &mut Vec<Blob>, blob: Blob) -> Result<u32, ConvertError> {
+pub(super) fn push_blob(blobs: &mut Vec<Blob>, blob: Blob) -> Result<u32, ConvertError> {
     let too_many = || chunkfs_index::BuildError::TooMany { table: "blob" };
     let index = u16::try_from(blobs.len()).map_err(|_| too_many())?;
     blobs.push(blob);
     Ok(index.into())
-}
-
-pub(super) fn spool_file(context: &Context<'_>) -> Result<File, ConvertError> {
-    tempfile::tempfile_in(&context.options.spool_directory).map_err(spool_error(context))
-}
-
-pub(super) fn spool_error(context: &Context<'_>) -> impl FnOnce(std::io::Error) -> ConvertError {
-    let directory = context.options.spool_directory.clone();
-    move |source| ConvertError::Spool { directory, source }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Job {
     pub(crate) output: Arc<LayerOutput>,
     /// The position among the layer's chunks, repeated ones included.
     pub(crate) ordinal: u32,
+    /// Which of the layer's lanes of blobs takes it; see [`super::blobs`].
+    pub(crate) lane: usize,
     pub(crate) uncompressed: Vec<u8>,
 }
 

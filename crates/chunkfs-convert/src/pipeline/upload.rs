@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use chunkfs_fetch::{BlobContent, BlobDescriptor};
 use chunkfs_format::{BlobHasher, BlobId};
 
+use super::blobs::{spool_error, spool_file};
 use super::context::Context;
 use super::lock;
-use super::output::{spool_error, spool_file};
 use crate::error::{ConvertError, LayerError};
 use crate::progress::{BlobTransfer, ConvertEvent};
 use crate::statistics::Statistics;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use chunkfs_format::{GRID, Packer};
+use chunkfs_format::{GRID, PACK_LANE_COUNT, Packer, pack_lane};
 use chunkfs_index::{Attributes, Chunk};
 
 use super::context::Context;
@@ -13,20 +13,23 @@ use crate::entry::{EntryKind, LayerEntry, Part, validate_entry};
 use crate::error::{LayerError, display_path};
 use crate::tar::Region;
 
-/// The most memory that the entries of one layer may take; an index above this is not opened.
-const ENTRIES_COST_MAX: u64 = 1 << 30;
-
 /// Collects the entries of one layer and sends the content of its files to the workers.
 #[derive(Debug)]
 pub(crate) struct LayerWriter<'a> {
     context: &'a Context<'a>,
     content: LayerContent,
-    packer: Option<Packer>,
-    /// The chunk that the packer is filling.
-    pack_slot: Option<u32>,
+    /// By lane; none if nothing is packed.
+    pack_lanes: Vec<PackLane>,
     ordinal_count: u32,
     small_file: Vec<u8>,
-    cost: u64,
+}
+
+/// The pack of one lane that is being filled.
+#[derive(Debug)]
+struct PackLane {
+    packer: Packer,
+    /// The slot of the pack, once it has a file.
+    slot: Option<u32>,
 }
 
 /// What a layer holds, with chunks named by slots until all of them are stored.
@@ -67,11 +70,12 @@ impl<'a> LayerWriter<'a> {
         Self {
             context,
             content: LayerContent::default(),
-            packer: Packer::new(options.chunk_size, options.pack_size),
-            pack_slot: None,
+            pack_lanes: (0..PACK_LANE_COUNT)
+                .filter_map(|_| Packer::new(options.chunk_size, options.pack_size))
+                .map(|packer| PackLane { packer, slot: None })
+                .collect(),
             ordinal_count: 0,
             small_file: Vec::new(),
-            cost: 0,
         }
     }
 
@@ -79,10 +83,7 @@ impl<'a> LayerWriter<'a> {
     pub(crate) fn add(&mut self, entry: LayerEntry) -> Result<(), LayerError> {
         validate_entry(&entry)
             .map_err(|problem| LayerError::Entry { entry: display_path(&entry.path), problem })?;
-        self.cost += entry.cost();
-        if self.cost > ENTRIES_COST_MAX {
-            return Err(LayerError::TooManyEntries);
-        }
+        self.context.charge_entry(entry.cost())?;
         self.content.entries.push(entry);
         Ok(())
     }
@@ -102,8 +103,9 @@ impl<'a> LayerWriter<'a> {
         self.content.counters.files += 1;
         self.content.counters.source_bytes += regions.iter().map(|region| region.len).sum::<u64>();
         let mut content = RegionReader { regions: &regions, current: 0, content, path: &path };
-        let parts = if has_data && self.packer.as_ref().is_some_and(|packer| packer.accepts(len)) {
-            vec![self.pack(len, &mut content)?]
+        let is_small = |lane: &PackLane| lane.packer.accepts(len);
+        let parts = if has_data && self.pack_lanes.first().is_some_and(is_small) {
+            vec![self.pack(&path, len, &mut content)?]
         } else {
             self.cut(len, &mut content)?
         };
@@ -112,8 +114,12 @@ impl<'a> LayerWriter<'a> {
 
     /// Sends the last pack and tells the output that nothing follows.
     pub(crate) fn finish(mut self) -> Result<LayerContent, LayerError> {
-        if let Some(pack) = self.packer.take().and_then(Packer::finish) {
-            self.submit_pack(pack)?;
+        for (lane, PackLane { packer, slot }) in
+            std::mem::take(&mut self.pack_lanes).into_iter().enumerate()
+        {
+            if let (Some(pack), Some(slot)) = (packer.finish(), slot) {
+                self.submit(slot, Some(lane), pack)?;
+            }
         }
         self.content.counters.cut_chunks = self.ordinal_count.into();
         let finished = self.content.output.finish(self.ordinal_count, self.context);
@@ -127,32 +133,37 @@ impl<'a> LayerWriter<'a> {
         LayerError::Stopped
     }
 
-    fn pack(&mut self, len: u64, content: &mut RegionReader<'_>) -> Result<Part, LayerError> {
+    fn pack(
+        &mut self,
+        path: &[u8],
+        len: u64,
+        content: &mut RegionReader<'_>,
+    ) -> Result<Part, LayerError> {
         let mut small_file = std::mem::take(&mut self.small_file);
         // The packer accepts nothing longer than a chunk.
         small_file.resize(usize::try_from(len).unwrap_or(0), 0);
         content.read_range(0, &mut small_file)?;
-        let packer = self.packer.as_mut().expect("the caller asked the packer");
-        let packed = packer.add(&small_file);
+        let lane = pack_lane(path);
+        let packed = self.pack_lanes[lane].packer.add(&small_file);
         self.small_file = small_file;
         if let Some(pack) = packed.completed_before {
-            self.submit_pack(pack)?;
+            self.submit_pack(lane, pack)?;
         }
-        let slot = match self.pack_slot {
+        let slot = match self.pack_lanes[lane].slot {
             Some(slot) => slot,
             None => self.new_slot()?,
         };
-        self.pack_slot = Some(slot);
+        self.pack_lanes[lane].slot = Some(slot);
         if let Some(pack) = packed.completed_after {
-            self.submit_pack(pack)?;
+            self.submit_pack(lane, pack)?;
         }
         self.content.counters.packed_files += 1;
         Ok(Part { len, chunk: Some((slot, packed.offset)) })
     }
 
-    fn submit_pack(&mut self, pack: Vec<u8>) -> Result<(), LayerError> {
-        let slot = self.pack_slot.take().expect("a pack has a file, which took the slot");
-        self.submit(slot, pack)
+    fn submit_pack(&mut self, lane: usize, pack: Vec<u8>) -> Result<(), LayerError> {
+        let slot = self.pack_lanes[lane].slot.take();
+        self.submit(slot.expect("a pack has a file, which took the slot"), Some(lane), pack)
     }
 
     /// Cuts what a file stores into chunks that end at multiples of the chunk size.
@@ -172,7 +183,7 @@ impl<'a> LayerWriter<'a> {
                 buffer.resize((piece_end - at) as usize, 0);
                 content.read_range(at, &mut buffer)?;
                 let slot = self.new_slot()?;
-                self.submit(slot, buffer)?;
+                self.submit(slot, None, buffer)?;
                 parts.push(Part { len: piece_end - at, chunk: Some((slot, 0)) });
                 at = piece_end;
             }
@@ -189,14 +200,21 @@ impl<'a> LayerWriter<'a> {
         slot.map_err(|_| LayerError::TooManyEntries)
     }
 
-    fn submit(&mut self, slot: u32, uncompressed: Vec<u8>) -> Result<(), LayerError> {
+    /// Sends a complete chunk to the workers: a pack of a lane, or a piece of a large file.
+    fn submit(
+        &mut self,
+        slot: u32,
+        pack_lane: Option<usize>,
+        uncompressed: Vec<u8>,
+    ) -> Result<(), LayerError> {
         let ordinal = self.ordinal_count;
         self.ordinal_count = ordinal.checked_add(1).ok_or(LayerError::TooManyEntries)?;
         if let Some(place) = self.content.ordinal_of_slot.get_mut(slot as usize) {
             *place = ordinal;
         }
         let output = Arc::clone(&self.content.output);
-        self.context.pool.submit(Job { output, ordinal, uncompressed })
+        let lane = pack_lane.map_or(0, |lane| lane + 1);
+        self.context.pool.submit(Job { output, ordinal, lane, uncompressed })
     }
 }
 

@@ -207,7 +207,7 @@ impl<R: Read> TarReader<R> {
         self.set_content(0);
         let kind = match header.type_flag() {
             0 if path.ends_with(b"/") => TarKind::Directory,
-            b'0' | b'7' | 0 => self.regular(header, &path, content_len, &pax, start)?,
+            b'0' | b'7' | 0 => self.regular(&path, content_len, &pax, start)?,
             b'S' => self.gnu_sparse(header, &path, content_len, start)?,
             b'1' => TarKind::HardLink(link),
             b'2' => TarKind::Symlink(link),
@@ -222,7 +222,6 @@ impl<R: Read> TarReader<R> {
 
     fn regular(
         &mut self,
-        _header: &Header<'_>,
         path: &[u8],
         content_len: u64,
         pax: &Pax,

@@ -9,3 +9,4 @@ mod rootfs;
 mod semantics;
 mod support;
 mod umoci;
+mod umoci_random;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chunkfs_convert::{ConvertOptions, ConvertReport, ReuseImage};
 use chunkfs_fetch::{
-    BlobDescriptor, BlobSource, FetchError, ImageSource, ManifestSelector, MemorySource, Priority,
-    StoredManifest,
+    BlobContent, BlobDescriptor, BlobSource, FetchError, ImageSink, ImageSource, ManifestSelector,
+    MemorySource, Priority, StoredManifest,
 };
 use chunkfs_format::{BlobId, CompressionLevel};
 use futures::stream::BoxStream;
@@ -115,6 +115,80 @@ fn blobs_in_use_are_copied_to_another_destination() {
     let lens = manifest.blobs.iter().map(|blob| blob.blob().unwrap().len);
     let data_len: u64 = lens.sum();
     assert_eq!(report.statistics.copied_bytes, data_len - 65_536);
+}
+
+/// A destination whose registry holds another repository.
+#[derive(Debug)]
+struct Mounting {
+    inner: MemorySource,
+    other: Arc<MemorySource>,
+}
+
+#[async_trait]
+impl ImageSink for Mounting {
+    async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
+        self.inner.has_blob(blob).await
+    }
+
+    async fn mount_blob(&self, blob: &BlobDescriptor, from: &str) -> Result<bool, FetchError> {
+        assert_eq!(from, "team/other");
+        let bytes = self.other.read_range(blob, 0..blob.len, Priority::Demand).await?;
+        self.inner.insert_blob(bytes);
+        Ok(true)
+    }
+
+    async fn put_blob(
+        &self,
+        blob: &BlobDescriptor,
+        content: BlobContent,
+    ) -> Result<(), FetchError> {
+        self.inner.put_blob(blob, content).await
+    }
+
+    async fn put_manifest(
+        &self,
+        manifest: &ManifestSelector,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<BlobId, FetchError> {
+        self.inner.put_manifest(manifest, media_type, bytes).await
+    }
+}
+
+#[test]
+fn blobs_of_another_repository_are_mounted() {
+    let source = Arc::new(MemorySource::new());
+    put_image(&source, &[base(), top(1)]);
+    let other = Arc::new(MemorySource::new());
+    let first =
+        convert(Arc::clone(&source) as _, Arc::clone(&other) as _, &[], &options()).unwrap();
+    let sink = Arc::new(Mounting { inner: MemorySource::new(), other: Arc::clone(&other) });
+    let repository = Some("team/other".to_owned());
+    let reuse = [ReuseImage { repository, ..reuse(&other, &first) }];
+    let second = convert(source, Arc::clone(&sink) as _, &reuse, &options()).unwrap();
+    assert_eq!(second.manifest, first.manifest);
+    let (manifest, _) = open_image(&sink.inner, &second);
+    let lens = manifest.blobs.iter().map(|blob| blob.blob().unwrap().len);
+    assert_eq!(second.statistics.mounted_bytes, lens.sum::<u64>());
+    assert_eq!(second.statistics.copied_bytes, 0);
+}
+
+#[test]
+fn a_reused_image_that_lost_a_blob_is_an_error() {
+    let source = Arc::new(MemorySource::new());
+    put_image(&source, &[base()]);
+    let other = Arc::new(MemorySource::new());
+    let first =
+        convert(Arc::clone(&source) as _, Arc::clone(&other) as _, &[], &options()).unwrap();
+    let (manifest, _) = open_image(&*other, &first);
+    // The store lost the blob.
+    let blob = manifest.blobs[0].blob().unwrap();
+    assert!(other.remove_blob(blob.id));
+    let sink = Arc::new(MemorySource::new());
+    let error = convert(source, Arc::clone(&sink) as _, &[reuse(&other, &first)], &options());
+    let text = crate::support::chain(&error.unwrap_err());
+    assert!(text.starts_with(&format!("{} could not be transferred", blob.id)), "{text}");
+    assert_eq!(sink.blob_count(), 0);
 }
 
 #[test]

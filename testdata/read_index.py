@@ -40,7 +40,22 @@ def decompress(path):
     if content[:4] != b"\x28\xb5\x2f\xfd":
         return content
     check(shutil.which("zstd"), "this is the transferred form: unpack it with zstd first")
-    return subprocess.run(["zstd", "-dcq", path], check=True, capture_output=True).stdout
+    return to_records(subprocess.run(["zstd", "-dcq", path], check=True, capture_output=True).stdout)
+
+
+def to_records(content):
+    """Undoes the columns of the transferred form."""
+    records = bytearray(content)
+    (count,) = struct.unpack_from("<H", content, 14)
+    for position in range(count):
+        kind, _, start, length = struct.unpack_from("<IIQQ", content, 80 + 24 * position)
+        name = SECTIONS[kind - 1] if kind <= 8 else "strings"
+        width = struct.calcsize(RECORDS.get(name, "<B"))
+        rows = length // width
+        for byte in range(width):
+            column = content[start + byte * rows : start + (byte + 1) * rows]
+            records[start + byte : start + length : width] = column
+    return bytes(records)
 
 
 def read_sections(content):

@@ -167,6 +167,7 @@ mod tests {
         assert!(new <= 8, "{new} of {} packs are new", after.len());
     }
 
+    /// [F-77]
     #[test]
     fn lanes_are_a_function_of_the_extension() {
         for (path, like) in [

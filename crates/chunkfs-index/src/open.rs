@@ -44,7 +44,7 @@ impl Index {
         Ok(index)
     }
 
-    fn parse(bytes: Bytes) -> Result<Self, OpenError> {
+    pub(crate) fn parse(bytes: Bytes) -> Result<Self, OpenError> {
         let actual = bytes.len() as u64;
         if !bytes.starts_with(&MAGIC) {
             return Err(OpenError::NotAnIndex);

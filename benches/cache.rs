@@ -46,7 +46,8 @@ fn open(
 ) -> Image {
     let cache = Cache::open(cache).expect("the folder can be used");
     let options = OpenOptions::default().with_readahead_len_max(0).with_verify(verify);
-    let opened = Image::open_source("image", store.clone(), &tag(), &cache, options);
+    let selector = tag();
+    let opened = Image::open_source("image", store.clone(), &selector, &cache, options);
     runtime.block_on(opened).expect("the image is good")
 }
 

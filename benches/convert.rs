@@ -78,7 +78,7 @@ fn convert_once(archive: &[u8], runtime: &Runtime) -> ConvertReport {
 /// The processor time that all threads of this process used so far.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+    time.try_into().expect("processor time is not negative")
 }
 
 fn convert(criterion: &mut Criterion) {

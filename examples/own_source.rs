@@ -47,7 +47,10 @@ impl BlobSource for Folder {
 
 #[async_trait::async_trait]
 impl ImageSource for Folder {
-    async fn fetch_manifest(&self, manifest: &ManifestSelector) -> Result<StoredManifest, FetchError> {
+    async fn fetch_manifest(
+        &self,
+        manifest: &ManifestSelector,
+    ) -> Result<StoredManifest, FetchError> {
         self.manifests.fetch_manifest(manifest).await
     }
 

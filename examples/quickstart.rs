@@ -176,7 +176,8 @@ fn tar_of(paths: &[String]) -> anyhow::Result<Vec<u8>> {
 /// Text for most files, four MiB of noise for weights.
 fn content_of(path: &str) -> Vec<u8> {
     if path.starts_with("opt/") {
-        let mut state = path.bytes().fold(1, |state, byte| state * 31 + u64::from(byte));
+        let mut state =
+            path.bytes().fold(1, |state: u64, byte| state.wrapping_mul(31) + u64::from(byte));
         let noise = std::iter::from_fn(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             Some((state >> 56) as u8)

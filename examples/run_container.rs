@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::Context as _;
 use chunkfs_fuse::{Mount, MountOptions};
@@ -16,6 +16,8 @@ use oci_spec::runtime::{
     LinuxNamespaceBuilder, LinuxNamespaceType, ProcessBuilder, RootBuilder, Spec, UserBuilder,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -43,13 +45,30 @@ async fn main() -> anyhow::Result<ExitCode> {
     let name = format!("chunkfs-{}", std::process::id());
     let mut runc = Command::new("runc");
     runc.arg("run").arg("--no-pivot").arg("--bundle").arg(bundle).arg(name);
-    let status = tokio::task::spawn_blocking(move || runc.status()).await?;
+    let status = wait(runc).await;
     drop(overlay);
     lower.unmount()?;
-    let code = status.context("runc cannot be run")?.code().unwrap_or(1);
+    let code = status?.code().unwrap_or(1);
     let fetched = cache.counters();
     eprintln!("{} requests, {} bytes", fetched.demand_requests, fetched.demand_bytes);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// Waits for the command; signals end it, but not this process, which has to clean up.
+async fn wait(mut command: Command) -> anyhow::Result<ExitStatus> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut child = command.spawn().context("runc cannot be run; is it installed?")?;
+    let pid = Pid::from_child(&child);
+    let mut ended = tokio::task::spawn_blocking(move || child.wait());
+    loop {
+        tokio::select! {
+            status = &mut ended => return Ok(status??),
+            // The terminal has told the command, too.
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => kill_process(pid, Signal::TERM)?,
+        }
+    }
 }
 
 /// An overlay mount that is gone when this is dropped.
@@ -58,8 +77,12 @@ struct Overlay(std::path::PathBuf);
 impl Overlay {
     fn new(bundle: &Path) -> anyhow::Result<Self> {
         let path = |name| bundle.join(name).display().to_string();
-        let options =
-            format!("lowerdir={},upperdir={},workdir={}", path("lower"), path("upper"), path("work"));
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            path("lower"),
+            path("upper"),
+            path("work")
+        );
         let rootfs = bundle.join("rootfs");
         mount("overlay", &rootfs, "overlay", MountFlags::empty(), Some(&*CString::new(options)?))
             .context("the overlay cannot be mounted")?;

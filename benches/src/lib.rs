@@ -56,7 +56,7 @@ impl Numbers {
 pub enum Content {
     /// Words of which few are frequent and many rare; zstd makes it about a third.
     Text,
-    /// Records with small numbers and some noise, as in executables; zstd makes it about half.
+    /// Records with small numbers and some noise, as in executables; zstd makes it a bit over half.
     Binary,
     /// Noise, as in compressed files.
     Incompressible,

@@ -1,6 +1,6 @@
 //! What happens to chunks that are not in memory: disk, else the source, verified, kept.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use chunkfs_fetch::{BlobDescriptor, BlobSource, FetchError, Priority};
@@ -11,8 +11,9 @@ use futures::stream::FuturesUnordered;
 use crate::cache::CacheInner;
 use crate::counters::AtomicCounters;
 use crate::error::LoadError;
-use crate::flight::Landing;
-use crate::loader::{ChunkRequest, VerifyLevel};
+use crate::flight::{Joined, Landing, TaskGuard};
+use crate::loader::{ChunkRequest, Neighbours, VerifyLevel};
+use crate::store::ChunkStore;
 
 /// A chunk to be loaded, and who is told.
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub(crate) struct Batch {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) verify: VerifyLevel,
     pub(crate) priority: Priority,
+    pub(crate) neighbours: Option<Arc<dyn Neighbours>>,
+    /// Alive while somebody waits for a load of this batch.
+    pub(crate) guard: Weak<TaskGuard>,
 }
 
 /// Neighbouring chunks of one blob, fetched by one request.
@@ -45,11 +49,14 @@ impl Batch {
         let misses = match &self.cache.store {
             Some(_) => {
                 let batch = self.clone();
-                let probe = move || jobs.into_iter().filter_map(|job| batch.probe(job)).collect();
+                let probe = move || {
+                    let misses = jobs.into_iter().filter_map(|job| batch.probe(job)).collect();
+                    batch.with_neighbours(misses)
+                };
                 // If the runtime shuts down the jobs are dropped, which tells their waiters.
                 tokio::task::spawn_blocking(probe).await.unwrap_or_default()
             }
-            None => jobs,
+            None => self.with_neighbours(jobs),
         };
         let options = &self.cache.options;
         let runs = coalesce(misses, options.gap_len_max, options.request_len_max);
@@ -83,6 +90,34 @@ impl Batch {
             Err(_) => AtomicCounters::add(&counters.disk_errors, 1),
         }
         Some(job)
+    }
+
+    /// Adds the neighbours of what is missed that are neither cached nor being loaded.
+    fn with_neighbours(&self, mut misses: Vec<Job>) -> Vec<Job> {
+        // Without a guard nobody waits any more, and this batch is about to end.
+        let (Some(neighbours), Some(guard)) = (&self.neighbours, self.guard.upgrade()) else {
+            return misses;
+        };
+        let wanted: Vec<_> = misses.iter().flat_map(|job| neighbours.of(&job.chunk)).collect();
+        let mut loads = Vec::new();
+        for chunk in wanted {
+            let key = chunk.key();
+            let is_stored =
+                |store: &Arc<dyn ChunkStore>| store.contains(&key, chunk.uncompressed_len);
+            if self.cache.memory.contains_key(&key)
+                || self.cache.store.as_ref().is_some_and(is_stored)
+            {
+                continue;
+            }
+            if let Joined::New(load, landing) = self.cache.flights.join(key, &guard) {
+                loads.push(load.into());
+                misses.push(Job { chunk, landing });
+            }
+        }
+        if !loads.is_empty() {
+            neighbours.hold(loads);
+        }
+        misses
     }
 
     async fn fetch_run(&self, run: Run) {

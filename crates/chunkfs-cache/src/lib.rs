@@ -6,6 +6,7 @@
 //! * [`Cache`]: what all images of a process share: the memory tier, the disk tier, the budgets.
 //! * [`Loader`]: loads the chunks of one image from the cache, else from its [`BlobSource`].
 //! * [`ChunkRequest`]: a chunk, and where its stored bytes are.
+//! * [`Neighbours`]: what to fetch along with a missing chunk.
 //! * [`ChunkStore`]: the disk tier as a trait; [`DirectoryStore`] keeps one file per chunk.
 //! * [`CacheCounters`]: what was hit, missed, fetched and found damaged.
 //!
@@ -32,6 +33,7 @@
 //!     offset: 6,
 //!     stored_len: 5,
 //!     codec: Codec::Raw,
+//!     number: 0,
 //! };
 //! // Any executor will do; fetching happens on the runtime given above.
 //! let bytes = futures::executor::block_on(loader.load(&chunk, Priority::Demand))?;
@@ -53,5 +55,5 @@ mod store;
 pub use cache::{Cache, CacheOptions};
 pub use counters::CacheCounters;
 pub use error::{CacheError, LoadError};
-pub use loader::{ChunkFuture, ChunkRequest, Loader, VerifyLevel};
+pub use loader::{ChunkFuture, ChunkRequest, Loader, Neighbours, VerifyLevel};
 pub use store::{ChunkKey, ChunkStore, DirectoryStore};

@@ -1,5 +1,6 @@
 //! Loading the chunks of one image.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct ChunkRequest {
     pub stored_len: u32,
     /// How they are encoded.
     pub codec: Codec,
+    /// The number of the chunk in its image, for [`Neighbours`] alone.
+    pub number: u32,
 }
 
 impl ChunkRequest {
@@ -54,6 +57,18 @@ pub enum VerifyLevel {
     Load,
 }
 
+/// Says what else to fetch when a chunk must be fetched: what lies near it and is likely wanted next.
+pub trait Neighbours: Send + Sync + fmt::Debug {
+    /// Returns the chunks to fetch along with one that a reader waits for and that is in neither
+    /// tier. Those that are cached or being loaded already are skipped.
+    ///
+    /// Called on a worker of the runtime; must not block.
+    fn of(&self, missed: &ChunkRequest) -> Vec<ChunkRequest>;
+
+    /// Takes the loads that came of it; they end when they are dropped and nobody else waits.
+    fn hold(&self, loads: Vec<ChunkFuture>);
+}
+
 /// Loads the chunks of one image: from memory, from disk, or from the image's source.
 ///
 /// Cheap to clone. Loads run on the runtime of the cache, so their futures can be awaited on any
@@ -63,6 +78,7 @@ pub struct Loader {
     cache: Arc<CacheInner>,
     source: Arc<dyn BlobSource>,
     verify: VerifyLevel,
+    neighbours: Option<Arc<dyn Neighbours>>,
 }
 
 impl Loader {
@@ -71,7 +87,14 @@ impl Loader {
         source: Arc<dyn BlobSource>,
         verify: VerifyLevel,
     ) -> Self {
-        Self { cache, source, verify }
+        Self { cache, source, verify, neighbours: None }
+    }
+
+    /// Fetches what `neighbours` says along with what readers miss.
+    #[must_use]
+    pub fn with_neighbours(mut self, neighbours: Arc<dyn Neighbours>) -> Self {
+        self.neighbours = Some(neighbours);
+        self
     }
 
     /// Returns a chunk if it is in memory, without waiting.
@@ -137,6 +160,11 @@ impl Loader {
                 source: Arc::clone(&self.source),
                 verify: self.verify,
                 priority,
+                neighbours: match priority {
+                    Priority::Demand => self.neighbours.clone(),
+                    Priority::Prefetch => None,
+                },
+                guard: Arc::downgrade(&guard),
             };
             guard.set(self.cache.options.runtime.spawn(batch.run(jobs)).abort_handle());
         }
@@ -163,6 +191,12 @@ pub struct ChunkFuture(State);
 enum State {
     Ready(Ready<LoadResult>),
     Shared(SharedLoad),
+}
+
+impl From<SharedLoad> for ChunkFuture {
+    fn from(load: SharedLoad) -> Self {
+        Self(State::Shared(load))
+    }
 }
 
 impl Future for ChunkFuture {

@@ -82,7 +82,9 @@ impl Fixture {
         }
         let descriptor = BlobDescriptor { id: BlobId::of(&blob), len: blob.len() as u64 };
         let algorithm = DigestAlgorithm::Blake3;
-        let chunks = contents.iter().zip(places).map(|(content, (offset, stored_len, codec))| {
+        let places = places.into_iter().zip(0..);
+        let chunks = contents.iter().zip(places).map(|(content, (place, number))| {
+            let (offset, stored_len, codec) = place;
             assert_eq!(codec, Codec::Zstd);
             ChunkRequest {
                 algorithm,
@@ -92,6 +94,7 @@ impl Fixture {
                 offset,
                 stored_len,
                 codec,
+                number,
             }
         });
         let chunks = chunks.collect();

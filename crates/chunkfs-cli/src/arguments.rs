@@ -1,18 +1,25 @@
 //! The command line.
 
+use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chunkfs_convert::Platform;
-use chunkfs_fetch::ImageReference;
-use chunkfs_format::{CompressionLevel, DigestAlgorithm};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use chunkfs_fetch::{FetchError, ImageReference, ManifestSelector};
+use chunkfs_format::{ChunkSize, CompressionLevel, DigestAlgorithm, PackSize, SizeError};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+const IMAGE_FORMS: &str = "docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST] or oci:FOLDER[:TAG]";
+
+/// The length of chunks that small files share, where the chunk size allows it.
+const PACK_SIZE_DEFAULT: u64 = 256 << 10;
 
 /// Loads container images lazily: convert once, then start before the download is done.
 ///
 /// An IMAGE is docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST] or oci:FOLDER[:TAG].
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "chunkfs", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -48,28 +55,35 @@ pub(crate) struct RegistryArguments {
     #[arg(long)]
     pub(crate) plain_http: bool,
     /// Read registry credentials from this file
-    #[arg(long, value_name = "FILE", help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]"
+    )]
     pub(crate) auth_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArguments {
     /// docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or tar:FILE (- for stdin)
-    pub(crate) source: String,
+    #[arg(value_parser = parse_source)]
+    pub(crate) source: Source,
     /// docker://HOST/REPOSITORY:TAG or oci:FOLDER:TAG
+    #[arg(value_parser = parse_destination)]
     pub(crate) destination: ImageReference,
     /// Reuse the layers and chunks of this converted image (repeatable)
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = parse_image)]
     pub(crate) reuse: Vec<ImageReference>,
     /// Choose this image of a multi-platform index, as OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = parse_platform)]
     pub(crate) platform: Option<Platform>,
     /// The length of chunks: a power of two from 64K to 16M
-    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_bytes)]
-    pub(crate) chunk_size: u64,
-    /// The length of chunks that small files share; 0 gives every file its own
-    #[arg(long, value_name = "BYTES", default_value = "256K", value_parser = parse_bytes)]
-    pub(crate) pack_size: u64,
+    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_chunk_size)]
+    pub(crate) chunk_size: ChunkSize,
+    /// The length of chunks that small files share; 0 gives every file its own [default: 256K, or
+    /// the chunk size if that is less]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) pack_size: Option<u64>,
     /// The largest data blob, compressed
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub(crate) blob_size: u64,
@@ -80,13 +94,39 @@ pub(crate) struct ConvertArguments {
     #[arg(long, default_value = "3", value_parser = parse_level)]
     pub(crate) level: CompressionLevel,
     /// The number of threads that compress [default: the number of processors]
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT", value_parser = parse_count)]
     pub(crate) jobs: Option<NonZeroUsize>,
     /// Print statistics as one JSON object at the end
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+impl ConvertArguments {
+    /// Returns the length of shared chunks: as asked for, else the default that fits.
+    pub(crate) fn pack_size(&self) -> Result<PackSize, SizeError> {
+        let fitting = PACK_SIZE_DEFAULT.min(self.chunk_size.bytes().into());
+        PackSize::new(self.pack_size.unwrap_or(fitting), self.chunk_size)
+    }
+}
+
+/// What is converted.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Image(ImageReference),
+    Rootfs(PathBuf),
+    Tar(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(reference) => reference.fmt(f),
+            Self::Rootfs(path) => write!(f, "rootfs:{}", path.display()),
+            Self::Tar(path) => write!(f, "tar:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -107,6 +147,7 @@ impl From<Digest> for DigestAlgorithm {
 #[derive(Debug, Args)]
 pub(crate) struct MountArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// An existing folder
     pub(crate) mountpoint: PathBuf,
@@ -117,7 +158,7 @@ pub(crate) struct MountArguments {
     #[arg(long, value_enum, default_value_t = PrefetchMode::None)]
     pub(crate) prefetch: PrefetchMode,
     /// The number of requests that prefetch has under way
-    #[arg(long, value_name = "COUNT", default_value = "10")]
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = parse_count)]
     pub(crate) prefetch_workers: NonZeroUsize,
     /// Verify chunks when fetched, or also whenever they come from the cache folder
     #[arg(long, value_enum, default_value_t = Verify::Load)]
@@ -167,6 +208,7 @@ pub(crate) struct UnmountArguments {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// Print one JSON object
     #[arg(long)]
@@ -184,6 +226,7 @@ pub(crate) struct LsArguments {
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// A path in the image, with or without a leading slash
     #[arg(default_value = "/")]
@@ -195,6 +238,7 @@ pub(crate) struct LsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CatArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// A path in the image, with or without a leading slash; symbolic links are followed
     pub(crate) path: PathBuf,
@@ -205,6 +249,7 @@ pub(crate) struct CatArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// The archive to write (- for stdout)
     pub(crate) file: PathBuf,
@@ -215,6 +260,7 @@ pub(crate) struct ExportArguments {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
@@ -223,15 +269,78 @@ pub(crate) struct VerifyArguments {
 #[derive(Debug, Args)]
 pub(crate) struct PullArguments {
     /// The converted image
+    #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
     /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) cache: Option<PathBuf>,
     /// The number of requests under way
-    #[arg(long, value_name = "COUNT", default_value = "10")]
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = parse_count)]
     pub(crate) workers: NonZeroUsize,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+/// Parses the command line; exits with code 2 if it is wrong.
+pub(crate) fn parse() -> Arguments {
+    let arguments = Arguments::parse();
+    if let Command::Convert(convert) = &arguments.command
+        && let Err(problem) = convert.pack_size()
+    {
+        let mut command = Arguments::command();
+        command.build();
+        let convert = command.find_subcommand_mut("convert");
+        let convert = convert.expect("the command line has the subcommand `convert`");
+        convert.error(ErrorKind::ValueValidation, problem).exit();
+    }
+    arguments
+}
+
+/// Parses the name of an image; suggests the scheme that was probably meant.
+fn parse_image(text: &str) -> Result<ImageReference, String> {
+    let problem = match text.parse() {
+        Ok(reference) => return Ok(reference),
+        Err(problem) => problem,
+    };
+    if text.contains("://") || text.starts_with("oci:") {
+        return Err(FetchError::to_string(&problem));
+    }
+    let (folder, _) = text.rsplit_once(':').unwrap_or((text, ""));
+    let scheme =
+        if Path::new(text).exists() || Path::new(folder).exists() { "oci:" } else { "docker://" };
+    Err(format!("write {scheme}{text}; an image is {IMAGE_FORMS}"))
+}
+
+fn parse_source(text: &str) -> Result<Source, String> {
+    if let Some(path) = text.strip_prefix("rootfs:") {
+        return Ok(Source::Rootfs(path.into()));
+    }
+    if let Some(path) = text.strip_prefix("tar:") {
+        return Ok(Source::Tar(path.into()));
+    }
+    if !text.starts_with("docker://") && !text.starts_with("oci:") {
+        return Err("write docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or \
+                    tar:FILE"
+            .to_owned());
+    }
+    text.parse().map(Source::Image).map_err(|problem: FetchError| problem.to_string())
+}
+
+fn parse_destination(text: &str) -> Result<ImageReference, String> {
+    let reference = parse_image(text)?;
+    let selector = match &reference {
+        ImageReference::Registry(reference) => Some(reference.selector()),
+        ImageReference::Layout(reference) => reference.selector(),
+    };
+    match selector {
+        Some(ManifestSelector::Tag(_)) => Ok(reference),
+        Some(_) => Err("a digest cannot be chosen; end it with :TAG".to_owned()),
+        None => Err("it names no tag; write oci:FOLDER:TAG".to_owned()),
+    }
+}
+
+fn parse_chunk_size(text: &str) -> Result<ChunkSize, String> {
+    ChunkSize::new(parse_bytes(text)?).map_err(|problem| problem.to_string())
 }
 
 /// Parses a number of bytes with an optional suffix K, M or G.
@@ -249,6 +358,10 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "that is too large".to_owned())
 }
 
+fn parse_count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "write a number from 1 on".to_owned())
+}
+
 fn parse_level(text: &str) -> Result<CompressionLevel, String> {
     let level = text.parse().ok().and_then(CompressionLevel::new);
     level.ok_or_else(|| "write a level from 1 to 19".to_owned())
@@ -264,8 +377,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
-
         Arguments::command().debug_assert();
     }
 

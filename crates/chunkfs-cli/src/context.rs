@@ -82,9 +82,7 @@ pub(crate) fn connect_sink(
             (Arc::new(sink), reference.selector().clone())
         }
         ImageReference::Layout(reference) => {
-            let Some(selector) = reference.selector() else {
-                anyhow::bail!("{image} names no tag; write oci:FOLDER:TAG");
-            };
+            let selector = reference.selector().context("a destination needs a tag")?;
             let layout = OciLayout::create(reference.path(), Handle::current())?;
             (Arc::new(layout), selector.clone())
         }
@@ -109,10 +107,10 @@ fn home() -> Option<PathBuf> {
     env_folder("HOME")
 }
 
-/// An error and its causes on one line, without saying anything twice.
+/// An error and its causes on one line, without saying anything twice or steering the terminal.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+    for cause in error.chain().map(|cause| cause.to_string().replace(char::is_control, " ")) {
         if line.ends_with(&cause) {
             continue;
         }

@@ -5,21 +5,20 @@ mod arguments;
 mod commands;
 mod context;
 mod listing;
+mod output;
 mod progress;
 mod tar;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if output::is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line: what failed, then its causes. Nobody may be left to read it.
             let _ = writeln!(std::io::stderr(), "chunkfs: {}", context::one_line(&error));
@@ -32,7 +31,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Convert(arguments) => commands::convert::run(&arguments),
         Command::Mount(arguments) => commands::mount::run(&arguments),
-        Command::Unmount(arguments) => commands::mount::unmount(&arguments),
+        Command::Unmount(arguments) => commands::unmount::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Ls(arguments) => commands::ls::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
@@ -40,13 +39,4 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Pull(arguments) => commands::pull::run(&arguments),
     }
-}
-
-/// A reader that has seen enough, such as `head`, is no failure.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    })
 }

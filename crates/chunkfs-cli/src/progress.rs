@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use chunkfs_convert::{BlobTransfer, ConvertEvent, ConvertObserver};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::output::counted;
+
 const LAYER_TEMPLATE: &str =
     "{prefix:>9} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}";
 
@@ -70,10 +72,12 @@ impl ConvertObserver for ConvertProgress {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
             ConvertEvent::Planned { layer_lens } => {
-                let layer =
-                    |(number, len): (usize, &Option<u64>)| Layer { len: *len, bar: self.layer_bar(number, *len) };
+                let layer = |(number, len): (usize, &Option<u64>)| Layer {
+                    len: *len,
+                    bar: self.layer_bar(number, *len),
+                };
                 state.layers = layer_lens.iter().enumerate().map(layer).collect();
-                self.say(&format!("converting {} layers", state.layers.len()));
+                self.say(&format!("converting {}", counted(state.layers.len() as u64, "layer")));
             }
             ConvertEvent::LayerRead { layer, len } => {
                 if let Some(bar) = state.layers.get(*layer).and_then(|layer| layer.bar.as_ref()) {

@@ -63,7 +63,8 @@ async fn write_entry(
         return Ok(());
     }
     for xattr in index.xattrs(inode) {
-        let name = std::str::from_utf8(xattr.name).context("an xattr has a name that is not UTF-8")?;
+        let name =
+            std::str::from_utf8(xattr.name).context("an xattr has a name that is not UTF-8")?;
         entry.add_pax(&format!("SCHILY.xattr.{name}"), xattr.value);
     }
     entry.size(0)?;

@@ -9,11 +9,12 @@ use chunkfs_fetch::{
     BlobDescriptor, BlobSource, ConvertedManifest, FetchError, ImageSource, fetch_verified,
 };
 use chunkfs_format::{BlobId, ImageId};
-use chunkfs_index::{Chunk, ChunkIndex, Index};
+use chunkfs_index::{ChunkIndex, Index};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::error::ReadError;
+use crate::neighbourhood::Neighbourhood;
 use crate::open::OpenOptions;
 use crate::readahead::Readahead;
 
@@ -42,8 +43,8 @@ pub(crate) struct ImageInner {
     manifest: ConvertedManifest,
     manifest_id: BlobId,
     source: Arc<dyn ImageSource>,
-    /// Readahead under way; dropped, and so ended, with the image.
-    background: Mutex<JoinSet<()>>,
+    /// Readahead and the like; dropped, and so ended, with the image.
+    pub(crate) background: Arc<Background>,
 }
 
 /// A snapshot of what readers of an image asked for.
@@ -68,15 +69,21 @@ impl Image {
         options: &OpenOptions,
     ) -> Self {
         let blobs: Arc<dyn BlobSource> = source.clone();
+        let background = Arc::new(Background::new(cache.runtime().clone()));
+        let mut loader = cache.loader(blobs, options.verify);
+        if options.fetch_neighbours {
+            let neighbourhood = Neighbourhood::new(index.clone(), Arc::downgrade(&background));
+            loader = loader.with_neighbours(Arc::new(neighbourhood));
+        }
         let inner = ImageInner {
-            loader: cache.loader(blobs, options.verify),
+            loader,
             runtime: cache.runtime().clone(),
             cache: cache.clone(),
             readahead: Readahead::new(index.chunk_size(), options.readahead_len_max),
             read_count: AtomicU64::new(0),
             read_len: AtomicU64::new(0),
             read_error_count: AtomicU64::new(0),
-            background: Mutex::default(),
+            background,
             index,
             manifest,
             manifest_id,
@@ -135,27 +142,41 @@ impl Image {
 impl ImageInner {
     /// Returns what the loader needs to know of a chunk.
     pub(crate) fn request(&self, index: ChunkIndex) -> Option<ChunkRequest> {
-        let chunk = self.index.chunk(index)?;
-        self.request_for(&chunk)
+        chunk_request(&self.index, index)
+    }
+}
+
+/// Returns what a loader needs to know of a chunk, or `None` if there is no such chunk.
+pub(crate) fn chunk_request(index: &Index, number: ChunkIndex) -> Option<ChunkRequest> {
+    let chunk = index.chunk(number)?;
+    let blob = index.blob(chunk.location.blob)?;
+    Some(ChunkRequest {
+        algorithm: index.algorithm(),
+        id: chunk.id,
+        uncompressed_len: chunk.uncompressed_len,
+        blob: BlobDescriptor { id: blob.id, len: blob.len },
+        offset: chunk.location.offset,
+        stored_len: chunk.location.stored_len,
+        codec: chunk.location.codec,
+        number: number.get(),
+    })
+}
+
+/// Work that ends with the image.
+#[derive(Debug)]
+pub(crate) struct Background {
+    runtime: Handle,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Background {
+    fn new(runtime: Handle) -> Self {
+        Self { runtime, tasks: Mutex::default() }
     }
 
-    fn request_for(&self, chunk: &Chunk) -> Option<ChunkRequest> {
-        let blob = self.index.blob(chunk.location.blob)?;
-        Some(ChunkRequest {
-            algorithm: self.index.algorithm(),
-            id: chunk.id,
-            uncompressed_len: chunk.uncompressed_len,
-            blob: BlobDescriptor { id: blob.id, len: blob.len },
-            offset: chunk.location.offset,
-            stored_len: chunk.location.stored_len,
-            codec: chunk.location.codec,
-        })
-    }
-
-    /// Runs work that ends with the image.
-    pub(crate) fn spawn_background(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
-        while background.try_join_next().is_some() {}
-        background.spawn_on(work, &self.runtime);
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(work, &self.runtime);
     }
 }

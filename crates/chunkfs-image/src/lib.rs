@@ -47,6 +47,7 @@
 
 mod error;
 mod image;
+mod neighbourhood;
 mod open;
 mod prefetch;
 mod read;

@@ -226,7 +226,7 @@ impl ImageInner {
         let chunks = loads.into_iter().filter_map(|(_, chunk)| chunk);
         let mut chunks: FuturesUnordered<_> = chunks.collect();
         // Holds no image, which would keep it from ending this work when it is dropped.
-        self.spawn_background(async move {
+        self.background.spawn(async move {
             // Whether these succeed is told to whoever reads them.
             while chunks.next().await.is_some() {}
         });

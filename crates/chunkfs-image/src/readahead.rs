@@ -10,7 +10,7 @@ use chunkfs_index::{Inode, InodeIndex};
 /// Files whose readers are remembered; the one that was read longest ago is forgotten first.
 const FILES_MAX: usize = 64;
 /// A reader is sequential once it has moved on this often without a gap.
-const STREAK_MIN: u32 = 2;
+const STREAK_MIN: u32 = 4;
 /// How many chunks a read may be early or late: kernels send the reads of one reader in parallel,
 /// and they arrive in any order.
 const REORDER_MAX: u64 = 4;

@@ -9,6 +9,7 @@ use chunkfs_index::FileKind;
 
 use crate::arguments::CatArguments;
 use crate::context;
+use crate::output::Output;
 
 /// Bytes that are read at a time.
 const STEP_LEN: u64 = 4 << 20;
@@ -22,10 +23,11 @@ pub(crate) fn run(arguments: &CatArguments) -> anyhow::Result<()> {
         let name = || format!("{} in {}", arguments.path.display(), arguments.image);
         let file = image.resolve(path).with_context(|| format!("there is no file {}", name()))?;
         anyhow::ensure!(file.kind == FileKind::Regular, "{} is not a regular file", name());
-        let mut output = std::io::stdout().lock();
+        let mut output = Output::new();
         let mut offset = 0;
         while offset < file.len {
-            let bytes = image.read(&file, offset, STEP_LEN).await?;
+            let bytes = image.read(&file, offset, STEP_LEN).await;
+            let bytes = bytes.with_context(|| format!("{} cannot be read", name()))?;
             output.write_all(&bytes)?;
             offset += bytes.len() as u64;
         }

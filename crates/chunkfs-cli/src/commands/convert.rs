@@ -2,39 +2,32 @@
 
 use std::fs::File;
 use std::io::{Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chunkfs_convert::{ConvertOptions, ConvertReport, Destination, ReuseImage};
 use chunkfs_fetch::ImageReference;
-use chunkfs_format::{ChunkSize, PackSize};
 use indicatif::HumanBytes;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::arguments::{ConvertArguments, RegistryArguments};
+use crate::arguments::{ConvertArguments, RegistryArguments, Source};
 use crate::context;
+use crate::output::Output;
 use crate::progress::{ConvertProgress, plain_line};
-
-enum Source {
-    Image(ImageReference),
-    Rootfs(PathBuf),
-    Tar(PathBuf),
-}
 
 pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = context::runtime()?;
     let _entered = runtime.enter();
-    let source = parse_source(&arguments.source)?;
     let progress = Arc::new(ConvertProgress::new());
     let options = options(arguments)?.with_observer(progress.clone());
     let (sink, selector) = context::connect_sink(&arguments.destination, &arguments.registry)?;
     let destination = Destination { sink, selector };
     let reuse = reuse_images(&runtime, arguments)?;
-    let result = match &source {
+    let result = match &arguments.source {
         Source::Image(reference) => {
             let (source, selector) =
                 runtime.block_on(context::connect_source(reference, &arguments.registry))?;
@@ -49,29 +42,13 @@ pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<()> {
         }
     };
     progress.finish();
-    let report =
-        result.with_context(|| format!("{} cannot be converted", arguments.source))?;
+    let report = result.with_context(|| format!("{} cannot be converted", arguments.source))?;
     print(arguments, &report, started.elapsed())
 }
 
-fn parse_source(text: &str) -> anyhow::Result<Source> {
-    if let Some(path) = text.strip_prefix("rootfs:") {
-        return Ok(Source::Rootfs(path.into()));
-    }
-    if let Some(path) = text.strip_prefix("tar:") {
-        return Ok(Source::Tar(path.into()));
-    }
-    let reference = text.parse().with_context(|| {
-        "a source is docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or tar:FILE"
-    })?;
-    Ok(Source::Image(reference))
-}
-
 fn options(arguments: &ConvertArguments) -> anyhow::Result<ConvertOptions> {
-    let chunk_size = ChunkSize::new(arguments.chunk_size)?;
-    let pack_size = PackSize::new(arguments.pack_size, chunk_size)?;
     let mut options = ConvertOptions::new(Handle::current())
-        .with_sizes(chunk_size, pack_size)
+        .with_sizes(arguments.chunk_size, arguments.pack_size()?)
         .with_blob_len_max(arguments.blob_size)
         .with_algorithm(arguments.digest.into())
         .with_level(arguments.level)
@@ -148,7 +125,7 @@ fn print(
             "seconds": elapsed.as_secs_f64(),
             "peak_rss_bytes": peak_resident_bytes(),
         });
-        writeln!(std::io::stdout(), "{object}")?;
+        writeln!(Output::new(), "{object}")?;
         return Ok(());
     }
     plain_line(&format!(
@@ -162,7 +139,7 @@ fn print(
         HumanBytes(statistics.index_bytes),
         elapsed.as_secs_f64()
     ));
-    writeln!(std::io::stdout(), "{}", report.manifest)?;
+    writeln!(Output::new(), "{}", report.manifest)?;
     Ok(())
 }
 

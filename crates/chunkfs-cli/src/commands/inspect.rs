@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::arguments::InspectArguments;
 use crate::context;
+use crate::output::Output;
 
 #[derive(Debug, Serialize)]
 struct Inspection {
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<()> {
         let image =
             context::open_image(&arguments.image, &arguments.registry, None, options).await?;
         let inspection = inspect(&image)?;
-        let mut output = std::io::stdout().lock();
+        let mut output = Output::new();
         if arguments.json {
             writeln!(output, "{}", serde_json::to_string_pretty(&inspection)?)?;
         } else {

@@ -4,10 +4,11 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::Context as _;
-use chunkfs_image::OpenOptions;
+use chunkfs_image::{Image, OpenOptions};
 use chunkfs_index::{FileKind, Index, Inode};
 
 use crate::arguments::LsArguments;
+use crate::output::Output;
 use crate::{context, listing};
 
 pub(crate) fn run(arguments: &LsArguments) -> anyhow::Result<()> {
@@ -17,14 +18,29 @@ pub(crate) fn run(arguments: &LsArguments) -> anyhow::Result<()> {
             context::open_image(&arguments.image, &arguments.registry, None, options).await?;
         let index = image.index();
         let path = arguments.path.as_os_str().as_bytes();
-        let inode = index.lookup_path(path).with_context(|| {
+        let inode = find(&image, path, arguments).with_context(|| {
             format!("there is no file {} in {}", arguments.path.display(), arguments.image)
         })?;
-        let mut lister = Lister { index, arguments, output: BufWriter::new(std::io::stdout().lock()) };
+        let mut lister = Lister { index, arguments, output: BufWriter::new(Output::new()) };
         lister.list(&inode, &normalized(path))?;
         lister.output.flush()?;
         Ok(())
     })
+}
+
+/// Finds a file as `ls` does: only `-l` shows a link that is the last component of a path.
+fn find(image: &Image, path: &[u8], arguments: &LsArguments) -> Option<Inode> {
+    let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => path.split_at(slash + 1),
+        None => (&b""[..], path),
+    };
+    if matches!(name, b"" | b"." | b"..") {
+        return image.resolve(path);
+    }
+    let named = image.index().lookup(&image.resolve(parent)?, name)?;
+    let followed = if arguments.long { None } else { image.resolve(path) };
+    // A link that leads nowhere is shown itself.
+    Some(followed.unwrap_or(named))
 }
 
 /// The path with one leading slash, and none at the end but for the root.

@@ -7,4 +7,5 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod mount;
 pub(crate) mod pull;
+pub(crate) mod unmount;
 pub(crate) mod verify;

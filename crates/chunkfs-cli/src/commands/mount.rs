@@ -1,8 +1,7 @@
-//! `chunkfs mount` and `chunkfs unmount`.
+//! `chunkfs mount`.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,12 +10,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 use chunkfs_fuse::{Mount, MountOptions};
 use chunkfs_image::{Image, OpenOptions, Prefetch, PrefetchOptions, VerifyLevel};
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount as unmount_path};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::arguments::{Frontend, MountArguments, PrefetchMode, UnmountArguments, Verify};
+use crate::arguments::{Frontend, MountArguments, PrefetchMode, Verify};
 use crate::context;
 use crate::progress::plain_line;
 
@@ -33,14 +31,17 @@ pub(crate) fn run(arguments: &MountArguments) -> anyhow::Result<()> {
     let image = runtime.block_on(open(arguments))?;
     // The statistics can be written from the start, or not at all.
     let stats = arguments.stats.as_deref().map(open_stats).transpose()?;
-    let mount = Arc::new(Mount::new(image.clone(), &arguments.mountpoint, mount_options(arguments))?);
+    // From here on a signal ends the mount, not the process.
+    let signals = Signals::new(&runtime)?;
+    let mount =
+        Arc::new(Mount::new(image.clone(), &arguments.mountpoint, mount_options(arguments))?);
     let prefetch = (arguments.prefetch == PrefetchMode::All).then(|| {
         let options =
             PrefetchOptions::default().with_worker_count(arguments.prefetch_workers.get());
         image.prefetch(options)
     });
     let server = Server { arguments, image, mount, stats, started };
-    let served = runtime.block_on(server.serve(prefetch));
+    let served = runtime.block_on(server.serve(signals, prefetch));
     let unmounted = server.mount.unmount();
     runtime.block_on(server.image.cache().flush());
     server.write_stats()?;
@@ -71,6 +72,26 @@ fn mount_options(arguments: &MountArguments) -> MountOptions {
     options
 }
 
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    snapshot: Signal,
+}
+
+impl Signals {
+    fn new(runtime: &Runtime) -> anyhow::Result<Self> {
+        let _entered = runtime.enter();
+        let listen = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            snapshot: listen(SignalKind::user_defined1())?,
+        })
+    }
+}
+
 struct Server<'a> {
     arguments: &'a MountArguments,
     image: Image,
@@ -81,10 +102,7 @@ struct Server<'a> {
 
 impl Server<'_> {
     /// Serves until a signal or an unmount from outside.
-    async fn serve(&self, prefetch: Option<Prefetch>) -> anyhow::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut snapshot = signal(SignalKind::user_defined1())?;
+    async fn serve(&self, mut signals: Signals, prefetch: Option<Prefetch>) -> anyhow::Result<()> {
         let mount = Arc::clone(&self.mount);
         let unmounted = tokio::task::spawn_blocking(move || mount.wait());
         tokio::pin!(unmounted);
@@ -96,9 +114,10 @@ impl Server<'_> {
         }
         loop {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = snapshot.recv() => self.write_stats()?,
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.hangup.recv() => return Ok(()),
+                _ = signals.snapshot.recv() => self.write_stats()?,
                 result = &mut unmounted => return Ok(result??),
                 () = &mut prefetched, if !is_prefetched => is_prefetched = true,
             }
@@ -205,71 +224,5 @@ fn start_daemon() -> anyhow::Result<()> {
     match problem.trim_end().strip_prefix("chunkfs: ").unwrap_or(problem.trim_end()) {
         "" => anyhow::bail!("the background process ended with {status}"),
         problem => anyhow::bail!("{problem}"),
-    }
-}
-
-pub(crate) fn unmount(arguments: &UnmountArguments) -> anyhow::Result<()> {
-    let path = &arguments.mountpoint;
-    let error = || format!("{} cannot be unmounted", path.display());
-    // Made absolute without touching the mount, whose server may be gone.
-    let absolute = std::path::absolute(path).with_context(error)?;
-    anyhow::ensure!(is_mounted(&absolute)?, "no image is mounted on {}", path.display());
-    match unmount_path(&absolute, UnmountFlags::DETACH) {
-        Err(Errno::PERM) => {
-            let status = Command::new("fusermount3").arg("-uz").arg("--").arg(&absolute).status();
-            let status = status.context("fusermount3 cannot be run").with_context(error)?;
-            anyhow::ensure!(status.success(), "{}: fusermount3 ended with {status}", error());
-            Ok(())
-        }
-        result => result.with_context(error),
-    }
-}
-
-/// Returns whether the topmost mount on a path is an image.
-fn is_mounted(path: &Path) -> anyhow::Result<bool> {
-    let table = std::fs::read("/proc/self/mountinfo").context("the mount table cannot be read")?;
-    let mut is_image = false;
-    for line in table.split(|byte| *byte == b'\n') {
-        // ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS ... - TYPE SOURCE OPTIONS
-        let mut fields = line.split(|byte| *byte == b' ');
-        if fields.nth(4).is_some_and(|field| unescape(field) == path.as_os_str().as_bytes()) {
-            let kind = fields.skip_while(|field| *field != b"-").nth(1);
-            is_image = kind == Some(b"fuse.chunkfs");
-        }
-    }
-    Ok(is_image)
-}
-
-/// Undoes the kernel's escapes: a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        let octal = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
-        match tail.split_at_checked(3) {
-            Some((digits, after)) if *first == b'\\' && octal(digits).is_some() => {
-                path.extend(octal(digits));
-                rest = after;
-            }
-            _ => path.push(*first),
-        }
-    }
-    path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_with_odd_names_are_recognized() {
-        assert_eq!(unescape(b"/mnt/a\\040b\\134c"), b"/mnt/a b\\c");
-        assert_eq!(unescape(b"/mnt/a\\04"), b"/mnt/a\\04");
-    }
-
-    #[test]
-    fn the_root_is_no_mounted_image() {
-        assert!(!is_mounted(Path::new("/")).unwrap());
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chunkfs_image::{OpenOptions, PrefetchOptions};
 
 use crate::arguments::PullArguments;
+use crate::output::counted;
 use crate::{context, progress};
 
 pub(crate) fn run(arguments: &PullArguments) -> anyhow::Result<()> {
@@ -12,7 +13,8 @@ pub(crate) fn run(arguments: &PullArguments) -> anyhow::Result<()> {
         let folder = context::cache_folder(arguments.cache.as_deref())?;
         let options = OpenOptions::default();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, Some(folder), options).await?;
+            context::open_image(&arguments.image, &arguments.registry, Some(folder), options)
+                .await?;
         let options = PrefetchOptions::default().with_worker_count(arguments.workers.get());
         let prefetch = image.prefetch(options);
         let bar = progress::chunk_bar(prefetch.chunk_count());
@@ -36,11 +38,12 @@ pub(crate) fn run(arguments: &PullArguments) -> anyhow::Result<()> {
             counters.disk_errors
         );
         progress::plain_line(&format!(
-            "{}: {chunk_count} chunks are in the cache, {} fetched in {} requests, {} bytes",
+            "{}: {} in the cache; fetched {} in {}, {}",
             arguments.image,
+            counted(chunk_count, "chunk"),
             counters.prefetch_chunks,
-            counters.prefetch_requests,
-            counters.prefetch_bytes
+            counted(counters.prefetch_requests, "request"),
+            counted(counters.prefetch_bytes, "byte")
         ));
         Ok(())
     })

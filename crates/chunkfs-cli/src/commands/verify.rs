@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use tokio::runtime::Handle;
 
 use crate::arguments::VerifyArguments;
+use crate::output::{Output, counted};
 use crate::{context, progress};
 
 /// Requests under way.
@@ -22,8 +23,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<()> {
 }
 
 async fn verify(arguments: &VerifyArguments) -> anyhow::Result<()> {
-    let (source, selector) =
-        context::connect_source(&arguments.image, &arguments.registry).await?;
+    let (source, selector) = context::connect_source(&arguments.image, &arguments.registry).await?;
     // Nothing is kept: every chunk must come from the source.
     let cache = Cache::open(CacheOptions::new(Handle::current()).with_memory_len_max(0))?;
     let name = arguments.image.to_string();
@@ -86,19 +86,25 @@ fn unlisted_blobs(image: &Image) -> anyhow::Result<Vec<String>> {
 }
 
 fn report(image: &Image, problems: &[String]) -> anyhow::Result<()> {
-    let mut output = std::io::stdout().lock();
-    for problem in problems {
-        writeln!(output, "{problem}")?;
-    }
+    let mut output = Output::new();
+    // Whoever reads only the beginning of the list shall still learn that there is one.
+    let written: std::io::Result<()> =
+        problems.iter().try_for_each(|problem| writeln!(output, "{problem}"));
     let index = image.index();
-    anyhow::ensure!(problems.is_empty(), "{} problems in image {}", problems.len(), image.id());
+    anyhow::ensure!(
+        problems.is_empty(),
+        "image {} has {}, listed above; convert it again, or copy it from where it is good",
+        image.id(),
+        counted(problems.len() as u64, "problem")
+    );
+    written?;
     writeln!(
         output,
-        "{}: {} files, {} chunks, {} blobs are good",
+        "{}: {}, {}, {}, all good",
         image.id(),
-        index.inode_count(),
-        index.chunk_count(),
-        index.blob_count()
+        counted(index.inode_count(), "inode"),
+        counted(index.chunk_count(), "chunk"),
+        counted(index.blob_count(), "blob")
     )?;
     Ok(())
 }

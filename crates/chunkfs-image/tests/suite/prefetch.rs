@@ -219,3 +219,18 @@ async fn batches_are_bounded_by_stored_and_by_uncompressed_bytes() {
     assert_eq!(chunk_count, image.index().chunk_count() as usize);
     assert_eq!(batches.len(), 5);
 }
+
+#[tokio::test]
+async fn readers_are_served_while_a_prefetch_holds_all_that_it_may_have_in_flight() {
+    let store = crate::support::convert_files(&[("big", noise(8, 96 << 20))]);
+    let source = GatedSource::new(&store);
+    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    source.close(Priority::Prefetch);
+    let prefetch = image.prefetch(PrefetchOptions::default());
+    until(|| source.request_count() >= 4).await;
+    let big = file(&image, b"big");
+    let read = image.read(&big, (95 << 20) + 1, 10);
+    let read = tokio::time::timeout(std::time::Duration::from_secs(5), read).await;
+    assert!(read.is_ok(), "held up with {} requests under way", source.request_count());
+    drop(prefetch);
+}

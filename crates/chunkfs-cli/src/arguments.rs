@@ -1,4 +1,7 @@
 //! The command line.
+//!
+//! Doc comments here are help texts, in which brackets mark what may be left out.
+#![expect(rustdoc::broken_intra_doc_links)]
 
 use std::fmt;
 use std::num::NonZeroUsize;

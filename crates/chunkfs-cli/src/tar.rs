@@ -94,8 +94,12 @@ async fn write_file(
     entry: &mut EntryBuilder,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let ranges = content_ranges(image.index(), inode);
+    let mut ranges = content_ranges(image.index(), inode);
     let content_len: u64 = ranges.iter().map(|range| range.length).sum();
+    if ranges.last().is_none_or(|last| last.offset + last.length < inode.len) {
+        // GNU tar makes a hole at the end only where an empty range lies behind it.
+        ranges.push(SparseEntry { offset: inode.len, length: 0 });
+    }
     entry.entry_type(EntryType::Regular).size(content_len)?;
     if content_len != inode.len {
         entry.sparse(&ranges, inode.len);

@@ -37,7 +37,7 @@ fn convert(runtime: &Runtime, content: &[u8]) -> Arc<MemorySource> {
     store
 }
 
-/// Opens the image, without readahead, which would do more than what is measured.
+/// Opens the image without readahead and neighbours, which would do more than what is measured.
 fn open(
     runtime: &Runtime,
     store: &Arc<MemorySource>,
@@ -45,7 +45,8 @@ fn open(
     verify: VerifyLevel,
 ) -> Image {
     let cache = Cache::open(cache).expect("the folder can be used");
-    let options = OpenOptions::default().with_readahead_len_max(0).with_verify(verify);
+    let options = OpenOptions::default().with_readahead_len_max(0).with_fetch_neighbours(false);
+    let options = options.with_verify(verify);
     let selector = tag();
     let opened = Image::open_source("image", store.clone(), &selector, &cache, options);
     runtime.block_on(opened).expect("the image is good")

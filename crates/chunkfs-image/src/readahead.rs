@@ -17,8 +17,8 @@ const REORDER_MAX: u64 = 4;
 
 /// Notices sequential readers and says how far to read ahead of them.
 ///
-/// Works on whole chunks: a reader that moves on to the next chunk for the second time in a row is
-/// taken as sequential. The window doubles with each further move, from two chunks to the limit,
+/// Works on whole chunks: a reader that moves on to the next chunk for the fourth time in a row is
+/// taken as sequential. The window doubles with each further move, from eight chunks to the limit,
 /// and is filled up when half of it is used, so that a steady reader causes few and large requests.
 /// A reader that jumps loses its window. A file has one reader: two that read different parts of
 /// it at once look like one that jumps.

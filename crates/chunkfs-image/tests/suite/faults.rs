@@ -4,15 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use chunkfs_cache::LoadError;
-use chunkfs_image::{Cache, CacheOptions, OpenOptions, ReadError, VerifyLevel};
+use chunkfs_image::{Cache, CacheOptions, ReadError, VerifyLevel};
 use tokio::runtime::Handle;
 
-use crate::support::{CHUNK, Fault, GatedSource, SHAPES, chain, file, memory_cache};
+use crate::support::{CHUNK, Fault, GatedSource, SHAPES, chain, file, memory_cache, plain_options};
 
 #[tokio::test]
 async fn a_chunk_that_stays_corrupt_is_named_with_its_blob_and_offset() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     let file = file(&image, b"three-chunks");
     let offset = 2 * CHUNK as u64 + 5;
     let piece = image.index().pieces(&file, offset, 1).next().unwrap();
@@ -50,7 +50,7 @@ async fn a_long_read_with_one_corrupt_chunk_fails_as_a_whole() {
     let source = GatedSource::new(&SHAPES.1);
     // One request per chunk.
     let cache = CacheOptions::new(Handle::current()).with_request_len_max(1);
-    let image = source.open(&Cache::open(cache).unwrap(), OpenOptions::default()).await;
+    let image = source.open(&Cache::open(cache).unwrap(), plain_options()).await;
     let file = file(&image, b"five-chunks-and-a-bit");
     let chunk_count = 6;
     let content = &SHAPES.0[&b"five-chunks-and-a-bit"[..]];
@@ -69,7 +69,7 @@ async fn a_long_read_with_one_corrupt_chunk_fails_as_a_whole() {
 #[tokio::test]
 async fn a_failed_request_is_tried_again_by_the_next_read() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     let file = file(&image, b"three-chunks");
     for failures in 1..=3 {
         source.push_faults(&[Fault::Fail]);
@@ -109,7 +109,7 @@ async fn a_chunk_that_is_damaged_on_disk_is_fetched_again() {
     ] {
         let cache = Cache::open(options.clone()).unwrap();
         let source = GatedSource::new(&SHAPES.1);
-        let image = source.open(&cache, OpenOptions::default().with_verify(verify)).await;
+        let image = source.open(&cache, plain_options().with_verify(verify)).await;
         let bytes = image.read(&file(&image, b"three-chunks"), 0, u64::MAX).await.unwrap();
         assert!(bytes == content);
         assert_eq!(source.request_count(), request_count);

@@ -2,6 +2,7 @@
 
 mod faults;
 mod lifetime;
+mod neighbours;
 mod open;
 mod prefetch;
 mod read;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use chunkfs_fetch::Priority;
-use chunkfs_image::{Cache, CacheOptions, Image, OpenOptions, PrefetchOptions};
+use chunkfs_image::{Cache, CacheOptions, Image, PrefetchOptions};
 use tokio::runtime::Handle;
 
-use crate::support::{CHUNK, Fault, GatedSource, SHAPES, file, memory_cache, noise, until};
+use crate::support::{
+    CHUNK, Fault, GatedSource, SHAPES, file, memory_cache, noise, plain_options, until,
+};
 
 /// A cache whose requests have a chunk or two each, so that there are many.
 fn small_requests() -> CacheOptions {
@@ -40,7 +42,7 @@ async fn every_chunk_is_fetched_once_and_everything_is_readable_afterwards() {
     ] {
         let cache = Cache::open(options).unwrap();
         let source = GatedSource::new(&SHAPES.1);
-        let image = source.open(&cache, OpenOptions::default()).await;
+        let image = source.open(&cache, plain_options()).await;
         let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(worker_count));
         let watcher = prefetch.watcher();
         let chunk_count = u64::from(image.index().chunk_count());
@@ -71,14 +73,14 @@ async fn a_full_disk_tier_needs_no_request_after_reopening() {
     let options = small_requests().with_folder(folder.path());
     let cache = Cache::open(options.clone()).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
     cache.flush().await;
     drop((image, cache));
 
     let cache = Cache::open(options).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
     assert_all_readable(&image).await;
     assert_eq!(source.requests(), []);
@@ -90,7 +92,7 @@ async fn an_interrupted_prefetch_goes_on_where_it_was() {
     let options = small_requests().with_folder(folder.path());
     let cache = Cache::open(options.clone()).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
     source.prefetch.add_permits(3);
     let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(1));
@@ -103,7 +105,7 @@ async fn an_interrupted_prefetch_goes_on_where_it_was() {
 
     let cache = Cache::open(options).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
     assert!(first.iter().all(|request| !source.requests().contains(request)));
     let first_len: u64 = first.iter().map(|request| request.range.end - request.range.start).sum();
@@ -115,7 +117,7 @@ async fn an_interrupted_prefetch_goes_on_where_it_was() {
 async fn readers_are_served_while_a_prefetch_is_held_up() {
     let cache = Cache::open(small_requests()).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
     let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(3));
     until(|| source.request_count() == 3).await;
@@ -153,7 +155,7 @@ async fn readers_are_served_while_a_prefetch_is_held_up() {
 async fn no_more_requests_are_under_way_than_there_are_workers() {
     let cache = Cache::open(small_requests()).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
     let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(2));
     for answered_count in 0..4 {
@@ -168,7 +170,7 @@ async fn no_more_requests_are_under_way_than_there_are_workers() {
 async fn a_chunk_that_cannot_be_fetched_is_counted_and_the_others_are_fetched() {
     let cache = Cache::open(small_requests()).unwrap();
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&cache, OpenOptions::default()).await;
+    let image = source.open(&cache, plain_options()).await;
     let batches = image.chunk_batches();
     source.push_faults(&[Fault::Fail]);
     let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(1));
@@ -187,7 +189,7 @@ fn a_runtime_that_shuts_down_is_an_error() {
     let own = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let source = GatedSource::new(&SHAPES.1);
     let cache = memory_cache(own.handle().clone());
-    let image = own.block_on(source.open(&cache, OpenOptions::default()));
+    let image = own.block_on(source.open(&cache, plain_options()));
     source.close(Priority::Prefetch);
     let prefetch = image.prefetch(PrefetchOptions::default());
     own.block_on(until(|| source.request_count() > 0));
@@ -204,7 +206,7 @@ async fn batches_are_bounded_by_stored_and_by_uncompressed_bytes() {
         chunk[..16].copy_from_slice(&noise(number as u64 + 1, 16));
     }
     let store = crate::support::convert_files(&[("text", content), ("noise", noise(9, 6 << 20))]);
-    let image = crate::support::open(&store, OpenOptions::default()).await;
+    let image = crate::support::open(&store, plain_options()).await;
     let batches = image.chunk_batches();
     let stored = |batch: &[chunkfs_cache::ChunkRequest]| -> u64 {
         batch.iter().map(|chunk| u64::from(chunk.stored_len)).sum()
@@ -218,19 +220,4 @@ async fn batches_are_bounded_by_stored_and_by_uncompressed_bytes() {
     let chunk_count: usize = batches.iter().map(Vec::len).sum();
     assert_eq!(chunk_count, image.index().chunk_count() as usize);
     assert_eq!(batches.len(), 5);
-}
-
-#[tokio::test]
-async fn readers_are_served_while_a_prefetch_holds_all_that_it_may_have_in_flight() {
-    let store = crate::support::convert_files(&[("big", noise(8, 96 << 20))]);
-    let source = GatedSource::new(&store);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
-    source.close(Priority::Prefetch);
-    let prefetch = image.prefetch(PrefetchOptions::default());
-    until(|| source.request_count() >= 4).await;
-    let big = file(&image, b"big");
-    let read = image.read(&big, (95 << 20) + 1, 10);
-    let read = tokio::time::timeout(std::time::Duration::from_secs(5), read).await;
-    assert!(read.is_ok(), "held up with {} requests under way", source.request_count());
-    drop(prefetch);
 }

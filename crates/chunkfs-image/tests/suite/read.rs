@@ -4,12 +4,13 @@ use std::sync::mpsc;
 use std::thread::{self, ThreadId};
 
 use bytes::Bytes;
-use chunkfs_image::{Image, OpenOptions, READ_LEN_MAX, ReadError};
+use chunkfs_image::{Image, READ_LEN_MAX, ReadError};
 use chunkfs_index::{Inode, PieceSource};
 use futures::FutureExt as _;
 
 use crate::support::{
-    CHUNK, GatedSource, SHAPES, chain, convert, file, memory_cache, open, runtime, until,
+    CHUNK, GatedSource, SHAPES, chain, convert, file, memory_cache, open, plain_options, runtime,
+    until,
 };
 
 fn slice(content: &[u8], offset: u64, len: u64) -> &[u8] {
@@ -44,7 +45,7 @@ fn for_all_ranges(image: &Image, mut check: impl FnMut(&Inode, u64, u64, &[u8]))
 
 fn open_shapes() -> Image {
     // Readahead off, so that it does not hide what reading alone does.
-    let options = OpenOptions::default().with_readahead_len_max(0);
+    let options = plain_options().with_readahead_len_max(0);
     runtime().block_on(open(&SHAPES.1, options))
 }
 
@@ -127,7 +128,7 @@ fn submit(image: &Image, file: &Inode) -> mpsc::Receiver<(ThreadId, Result<Bytes
 fn a_callback_runs_here_if_all_is_in_memory_and_else_on_the_runtime() {
     let source = GatedSource::new(&SHAPES.1);
     let cache = memory_cache(runtime());
-    let image = runtime().block_on(source.open(&cache, OpenOptions::default()));
+    let image = runtime().block_on(source.open(&cache, plain_options()));
     source.close(chunkfs_fetch::Priority::Demand);
     let file = file(&image, b"three-chunks");
     let receiver = submit(&image, &file);
@@ -165,7 +166,7 @@ fn a_callback_is_called_also_if_the_runtime_shuts_down() {
     let own = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let source = GatedSource::new(&SHAPES.1);
     let cache = memory_cache(own.handle().clone());
-    let image = own.block_on(source.open(&cache, OpenOptions::default()));
+    let image = own.block_on(source.open(&cache, plain_options()));
     source.close(chunkfs_fetch::Priority::Demand);
     let file = file(&image, b"three-chunks");
     let receiver = submit(&image, &file);
@@ -215,7 +216,7 @@ fn a_huge_hole_is_read_in_parts_or_refused() {
         let file = std::fs::File::create(folder.join("huge")).unwrap();
         file.set_len(5 << 30).unwrap();
     });
-    let image = runtime().block_on(open(&store, OpenOptions::default()));
+    let image = runtime().block_on(open(&store, plain_options()));
     let file = file(&image, b"huge");
     for (offset, len) in [(0, u64::MAX), (0, READ_LEN_MAX + 1), (1, 5 << 30)] {
         let actual = len.min((5 << 30) - offset);
@@ -236,7 +237,7 @@ fn a_long_read_asks_for_its_chunks_in_steps() {
         std::fs::write(folder.join("long"), b"0123456789abcdef".repeat(len / 16)).unwrap();
         std::fs::write(folder.join("tail"), b"x").unwrap();
     });
-    let image = runtime().block_on(open(&store, OpenOptions::default()));
+    let image = runtime().block_on(open(&store, plain_options()));
     let file = file(&image, b"long");
     let chunks_per_step = (16 << 20) / CHUNK as u64;
     let asked = || {

@@ -12,7 +12,7 @@ use chunkfs_testkit::{Fault, RangeServer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-use crate::support::{SHAPES, chain, file, manifest, memory_cache, tag, until};
+use crate::support::{SHAPES, chain, file, manifest, memory_cache, plain_options, tag, until};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -36,7 +36,7 @@ fn reference(address: SocketAddr, suffix: &str) -> ImageReference {
 fn options() -> OpenOptions {
     let registry = RegistryOptions::new(Handle::current());
     let registry = registry.with_retries_max(1).with_backoff(Duration::from_millis(1));
-    OpenOptions::default().with_registry(registry.with_deadline(DEADLINE))
+    plain_options().with_registry(registry.with_deadline(DEADLINE))
 }
 
 async fn open(server: &RangeServer, suffix: &str) -> Result<Image, OpenError> {

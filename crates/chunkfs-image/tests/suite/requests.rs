@@ -7,7 +7,8 @@ use chunkfs_image::{CacheOptions, Image, OpenOptions};
 use tokio::runtime::Handle;
 
 use crate::support::{
-    CHUNK, GatedSource, SHAPES, convert_files, file, memory_cache, noise, stored_len, until,
+    CHUNK, GatedSource, SHAPES, convert_files, file, memory_cache, noise, plain_options,
+    stored_len, until,
 };
 
 const STEP: u64 = 128 << 10;
@@ -27,7 +28,7 @@ async fn open_long(
 #[tokio::test]
 async fn many_readers_of_one_chunk_cause_one_request() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     source.close(Priority::Demand);
     let file = file(&image, b"chunk");
     let reads: Vec<_> = (0..100).map(|number| image.read(&file, number, 1_000)).collect();
@@ -44,7 +45,7 @@ async fn many_readers_of_one_chunk_cause_one_request() {
 #[tokio::test]
 async fn files_of_one_pack_cause_one_request() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     for name in [&b"packed-a"[..], b"packed-b"] {
         let bytes = image.read(&file(&image, name), 0, u64::MAX).await.unwrap();
         assert_eq!(bytes, SHAPES.0[name]);
@@ -55,7 +56,7 @@ async fn files_of_one_pack_cause_one_request() {
 #[tokio::test]
 async fn neighbouring_chunks_cause_one_request() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     let file = file(&image, b"five-chunks-and-a-bit");
     let bytes = image.read(&file, 0, u64::MAX).await.unwrap();
     assert_eq!(bytes, SHAPES.0[&b"five-chunks-and-a-bit"[..]]);
@@ -66,7 +67,7 @@ async fn neighbouring_chunks_cause_one_request() {
 #[tokio::test]
 async fn holes_cause_no_request() {
     let source = GatedSource::new(&SHAPES.1);
-    let image = source.open(&memory_cache(Handle::current()), OpenOptions::default()).await;
+    let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     image.read(&file(&image, b"hole"), 0, u64::MAX).await.unwrap();
     image.read(&file(&image, b"sparse"), 3 * CHUNK as u64, CHUNK as u64).await.unwrap();
     image.read(&file(&image, b"chunk"), u64::MAX, u64::MAX).await.unwrap();
@@ -85,23 +86,23 @@ async fn read_in_steps(image: &Image, content: &[u8]) {
 
 #[tokio::test]
 async fn a_sequential_reader_causes_few_requests_and_nothing_twice() {
-    let (image, source, content) = open_long(64, OpenOptions::default()).await;
+    let (image, source, content) = open_long(64, plain_options()).await;
     read_in_steps(&image, &content).await;
-    // Three steps of two chunks on demand; from then on the window doubles with each step, and
+    // Five steps of two chunks on demand; from then on the window doubles with each step, and
     // what is asked for is what the window has more than before.
     let chunk_counts: Vec<u64> = source
         .requests()
         .iter()
         .map(|request| (request.range.end - request.range.start) / CHUNK as u64)
         .collect();
-    assert_eq!(chunk_counts, [2, 2, 2, 2, 4, 6, 10, 18, 18]);
+    assert_eq!(chunk_counts, [2, 2, 2, 2, 2, 8, 10, 18, 18]);
     assert_eq!(source.request_bytes(), stored_len(&image, &file(&image, b"long"), 0..1 << 40));
 }
 
 #[tokio::test]
 async fn without_readahead_every_step_is_a_request() {
     // The largest length is still less than a chunk.
-    let options = OpenOptions::default().with_readahead_len_max(CHUNK as u64 - 1);
+    let options = plain_options().with_readahead_len_max(CHUNK as u64 - 1);
     let (image, source, content) = open_long(64, options).await;
     read_in_steps(&image, &content).await;
     assert_eq!(source.request_count(), 32);
@@ -110,7 +111,7 @@ async fn without_readahead_every_step_is_a_request() {
 
 #[tokio::test]
 async fn a_random_reader_causes_no_byte_too_many() {
-    let (image, source, content) = open_long(64, OpenOptions::default()).await;
+    let (image, source, content) = open_long(64, plain_options()).await;
     let file = file(&image, b"long");
     // A permutation without neighbours in a row.
     let order: Vec<usize> = (0..64).map(|number| number * 23 % 64).collect();
@@ -127,19 +128,19 @@ async fn a_random_reader_causes_no_byte_too_many() {
 
 #[tokio::test]
 async fn readers_wait_for_what_is_read_ahead_instead_of_asking_again() {
-    let (image, source, content) = open_long(16, OpenOptions::default()).await;
+    let (image, source, content) = open_long(16, plain_options()).await;
     let file = file(&image, b"long");
-    for chunk in 0..3 {
+    for chunk in 0..5 {
         image.read(&file, (chunk * CHUNK) as u64, 100).await.unwrap();
     }
-    until(|| source.request_count() == 4).await;
+    until(|| source.request_count() == 6).await;
     source.close(Priority::Demand);
     let before = source.requests();
     let last = before.last().unwrap();
-    assert_eq!(last.range.end - last.range.start, 2 * CHUNK as u64, "chunks 3 and 4 ahead");
-    let read = image.read(&file, 3 * CHUNK as u64, 100);
+    assert_eq!(last.range.end - last.range.start, 8 * CHUNK as u64, "chunks 5 to 12 ahead");
+    let read = image.read(&file, 5 * CHUNK as u64, 100);
     source.demand.add_permits(100);
-    assert_eq!(read.await.unwrap(), content[3 * CHUNK..3 * CHUNK + 100]);
+    assert_eq!(read.await.unwrap(), content[5 * CHUNK..5 * CHUNK + 100]);
     let places: HashSet<_> = source.requests().iter().map(|request| request.range.start).collect();
     assert_eq!(places.len(), source.request_count(), "no place was asked for twice");
 }
@@ -156,8 +157,8 @@ async fn images_share_chunks_through_one_cache() {
     ] {
         let cache = chunkfs_image::Cache::open(options).unwrap();
         let (first, second) = (GatedSource::new(&first), GatedSource::new(&second));
-        let one = first.open(&cache, OpenOptions::default()).await;
-        let two = second.open(&cache, OpenOptions::default()).await;
+        let one = first.open(&cache, plain_options()).await;
+        let two = second.open(&cache, plain_options()).await;
         assert_ne!(one.id(), two.id());
         one.read(&file(&one, b"a"), 0, u64::MAX).await.unwrap();
         cache.flush().await;

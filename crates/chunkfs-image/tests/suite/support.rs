@@ -245,6 +245,11 @@ pub(crate) async fn manifest(store: &MemorySource) -> ConvertedManifest {
     ConvertedManifest::parse(&stored.bytes).unwrap()
 }
 
+/// Options under which a miss brings nothing along, for tests of exactly what is asked for.
+pub(crate) fn plain_options() -> OpenOptions {
+    OpenOptions::default().with_fetch_neighbours(false)
+}
+
 /// A cache in memory that is larger than any test image.
 pub(crate) fn memory_cache(runtime: Handle) -> Cache {
     Cache::open(CacheOptions::new(runtime)).unwrap()

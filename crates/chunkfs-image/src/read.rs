@@ -59,7 +59,7 @@ impl Image {
         file: &Inode,
         offset: u64,
         len: u64,
-    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
         let plan = self.inner.plan(file, offset, len, READ_LEN_MAX);
         let inner = Arc::clone(&self.inner);
         async move {

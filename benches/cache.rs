@@ -44,7 +44,7 @@ fn open(
     cache: CacheOptions,
     verify: VerifyLevel,
 ) -> Image {
-    let cache = Cache::open(cache).expect("the folder can be used");
+    let cache = Cache::open(cache);
     let options = OpenOptions::default().with_readahead_len_max(0).with_fetch_neighbours(false);
     let options = options.with_verify(verify);
     let selector = tag();
@@ -103,7 +103,12 @@ fn disk(
     group.throughput(Throughput::Bytes(CHUNK_LEN));
     let mut buffer = vec![0; 128 << 10];
     let chunk_count = (content.len() as u64 / CHUNK_LEN).max(1);
-    for (name, verify) in [("load", VerifyLevel::Load), ("fetch", VerifyLevel::Fetch)] {
+    let levels = [
+        ("load", VerifyLevel::Load),
+        ("fetch", VerifyLevel::Fetch),
+        ("always", VerifyLevel::Always),
+    ];
+    for (name, verify) in levels {
         let cache = CacheOptions::new(runtime.handle().clone());
         let cache = cache.with_folder(folder).with_memory_len_max(0);
         let image = open(runtime, store, cache, verify);

@@ -68,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
     let manifests = OciLayout::open(&layout, runtime.clone())?;
     let source = Arc::new(Folder { blobs: layout.join("blobs/sha256"), manifests });
-    let cache = Cache::open(CacheOptions::new(runtime))?;
+    let cache = Cache::open(CacheOptions::new(runtime));
     let selector = ManifestSelector::Tag(tag);
     let options = OpenOptions::default();
     let image = Image::open_source("my folder", source, &selector, &cache, options).await?;

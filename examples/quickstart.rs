@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
     // Open it from an empty cache: one request for the manifest, one for the index.
     let started = Instant::now();
     let cache = CacheOptions::new(runtime).with_folder(folder.path().join("cache"));
-    let cache = Cache::open(cache)?;
+    let cache = Cache::open(cache);
     let image = Image::open(&reference.parse()?, &cache, OpenOptions::default()).await?;
     let (open_requests, open_bytes) = (server.requests().len(), server.bytes_sent());
 

@@ -15,7 +15,7 @@ async fn main() -> anyhow::Result<()> {
     let reference = arguments.next().context(usage)?;
     let path = arguments.next().context(usage)?;
 
-    let cache = Cache::open(CacheOptions::new(tokio::runtime::Handle::current()))?;
+    let cache = Cache::open(CacheOptions::new(tokio::runtime::Handle::current()));
     let reference = reference.to_str().context(usage)?.parse()?;
     let image = Image::open(&reference, &cache, OpenOptions::default()).await?;
 

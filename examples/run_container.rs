@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir()?;
     let cache = CacheOptions::new(tokio::runtime::Handle::current())
         .with_folder(std::env::temp_dir().join("chunkfs-run-container"));
-    let cache = Cache::open(cache)?;
+    let cache = Cache::open(cache);
     let image = Image::open(&reference.parse()?, &cache, OpenOptions::default()).await?;
     let config = ImageConfiguration::from_reader(&image.config().await?[..])?;
     let spec = runtime_spec(&config, command)?;

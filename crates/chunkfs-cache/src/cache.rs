@@ -1,7 +1,9 @@
 //! What the images of a process share.
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chunkfs_fetch::BlobSource;
@@ -12,16 +14,20 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::counters::{AtomicCounters, CacheCounters};
-use crate::error::CacheError;
+use crate::disk::Disk;
+use crate::files::{DiskFiles, Files};
 use crate::flight::Flights;
+use crate::health::{DiskObserver, Health};
+use crate::key::StoreKey;
 use crate::loader::{ChunkRequest, Loader, VerifyLevel};
-use crate::store::{ChunkKey, ChunkStore, DirectoryStore};
+use crate::places::Places;
+use crate::slab::{SlabStore, StoreSettings};
 
 /// How a [`Cache`] is opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct CacheOptions {
-    /// Where fetching and decoding run.
+    /// Where fetching and decoding run. Its time driver must be enabled.
     pub runtime: Handle,
     /// The folder of the disk tier; without one chunks are kept in memory only.
     pub folder: Option<PathBuf>,
@@ -33,6 +39,33 @@ pub struct CacheOptions {
     pub gap_len_max: u64,
     /// The most bytes that one request asks for, unless a chunk alone is longer. Default: 4 MiB.
     pub request_len_max: u64,
+    /// The most bytes of disk that the folder may take. Default: no bound but the reserve.
+    pub quota_len: Option<u64>,
+    /// The bytes of disk that are left free for others. Default: 1 GiB.
+    pub reserve_len: u64,
+    /// How long a chunk that another process is fetching is waited for. Default: 10 s.
+    pub lease_wait_max: Duration,
+    /// How long a disk that failed is left alone at first; each further failure doubles it, up to
+    /// 30 s. Default: 100 ms.
+    pub disk_pause_min: Duration,
+    /// Is told when the disk stops or starts working.
+    pub disk_observer: Option<DiskObserver>,
+}
+
+impl fmt::Debug for CacheOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheOptions")
+            .field("folder", &self.folder)
+            .field("memory_len_max", &self.memory_len_max)
+            .field("in_flight_len_max", &self.in_flight_len_max)
+            .field("gap_len_max", &self.gap_len_max)
+            .field("request_len_max", &self.request_len_max)
+            .field("quota_len", &self.quota_len)
+            .field("reserve_len", &self.reserve_len)
+            .field("lease_wait_max", &self.lease_wait_max)
+            .field("disk_pause_min", &self.disk_pause_min)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CacheOptions {
@@ -45,7 +78,47 @@ impl CacheOptions {
             in_flight_len_max: 64 << 20,
             gap_len_max: 32 << 10,
             request_len_max: 4 << 20,
+            quota_len: None,
+            reserve_len: 1 << 30,
+            lease_wait_max: Duration::from_secs(10),
+            disk_pause_min: Duration::from_millis(100),
+            disk_observer: None,
         }
+    }
+
+    /// Sets the most bytes of disk that the folder may take.
+    #[must_use]
+    pub fn with_quota_len(mut self, len: u64) -> Self {
+        self.quota_len = Some(len);
+        self
+    }
+
+    /// Sets the bytes of disk that are left free for others.
+    #[must_use]
+    pub fn with_reserve_len(mut self, len: u64) -> Self {
+        self.reserve_len = len;
+        self
+    }
+
+    /// Sets how long a chunk that another process is fetching is waited for.
+    #[must_use]
+    pub fn with_lease_wait_max(mut self, wait: Duration) -> Self {
+        self.lease_wait_max = wait;
+        self
+    }
+
+    /// Sets how long a disk that failed is left alone at first.
+    #[must_use]
+    pub fn with_disk_pause_min(mut self, pause: Duration) -> Self {
+        self.disk_pause_min = pause;
+        self
+    }
+
+    /// Sets who is told when the disk stops or starts working. Called on the thread that noticed.
+    #[must_use]
+    pub fn with_disk_observer(mut self, observer: DiskObserver) -> Self {
+        self.disk_observer = Some(observer);
+        self
     }
 
     /// Sets the folder of the disk tier.
@@ -95,54 +168,61 @@ pub struct Cache {
 #[derive(Debug)]
 pub(crate) struct CacheInner {
     pub(crate) options: CacheOptions,
-    pub(crate) memory: MemoryTier<ChunkKey, Bytes, ChunkWeighter>,
-    pub(crate) store: Option<Arc<dyn ChunkStore>>,
+    pub(crate) memory: MemoryTier<StoreKey, Bytes, ChunkWeighter>,
+    pub(crate) disk: Option<Disk>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) counters: AtomicCounters,
     /// One permit per KiB under way.
     pub(crate) in_flight: Arc<Semaphore>,
     decoders: Mutex<Vec<ChunkDecoder>>,
     pending_writes: watch::Sender<usize>,
+    places: Mutex<Vec<Weak<Places>>>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct ChunkWeighter;
 
-impl Weighter<ChunkKey, Bytes> for ChunkWeighter {
-    fn weight(&self, _: &ChunkKey, bytes: &Bytes) -> u64 {
+impl Weighter<StoreKey, Bytes> for ChunkWeighter {
+    fn weight(&self, _: &StoreKey, bytes: &Bytes) -> u64 {
         // The key, the entry and the buffer's header.
         bytes.len() as u64 + 128
     }
 }
 
 impl Cache {
-    /// Opens a cache with a [`DirectoryStore`] in the folder of the options, if they name one.
+    /// Opens a cache, with a disk tier in the folder of the options if they name one.
     ///
-    /// # Errors
-    /// [`CacheError::Folder`] if the folder cannot be created.
-    pub fn open(options: CacheOptions) -> Result<Self, CacheError> {
-        let store = match &options.folder {
-            Some(path) => {
-                let store = DirectoryStore::open(path)
-                    .map_err(|source| CacheError::Folder { path: path.clone(), source })?;
-                Some(Arc::new(store) as Arc<dyn ChunkStore>)
-            }
-            None => None,
-        };
-        Ok(Self::with_store(options, store))
+    /// Never fails: with a folder that cannot be used, chunks are kept in memory, the
+    /// [observer](CacheOptions::with_disk_observer) is told, and the folder is tried again when there
+    /// is something to write. One that can only be read is read.
+    pub fn open(options: CacheOptions) -> Self {
+        let files = options.folder.as_ref().map(|folder| Arc::new(DiskFiles::new(folder)) as _);
+        Self::with_files(options, files)
     }
 
-    /// Opens a cache whose disk tier is the given store; the folder of the options is not used.
-    pub fn with_store(options: CacheOptions, store: Option<Arc<dyn ChunkStore>>) -> Self {
+    /// Opens a cache whose disk tier is in the given files; the folder of the options is not used.
+    pub fn with_files(options: CacheOptions, files: Option<Arc<dyn Files>>) -> Self {
         let in_flight_kib = (options.in_flight_len_max >> 10).clamp(1, u64::from(u32::MAX));
+        let counters = AtomicCounters::default();
+        let disk = files.map(|files| {
+            let (quota_len, reserve_len) = (options.quota_len, options.reserve_len);
+            let store = SlabStore::new(files, StoreSettings { quota_len, reserve_len });
+            let health = Health::new(options.disk_pause_min, options.disk_observer.clone());
+            let disk = Disk::new(store, health);
+            if let Err(error) = disk.store.open() {
+                disk.count_failure("the cache folder cannot be opened", &error, &counters);
+            }
+            disk
+        });
         let inner = CacheInner {
             memory: memory_tier(options.memory_len_max),
-            store,
+            disk,
             flights: Arc::default(),
-            counters: AtomicCounters::default(),
+            counters,
             in_flight: Arc::new(Semaphore::new(in_flight_kib as usize)),
             decoders: Mutex::default(),
             pending_writes: watch::Sender::new(0),
+            places: Mutex::default(),
             options,
         };
         Self { inner: Arc::new(inner) }
@@ -168,6 +248,11 @@ impl Cache {
         self.inner.options.request_len_max
     }
 
+    /// Makes [`flush`](Self::flush) wait until the returned value is dropped.
+    pub fn begin_background_write(&self) -> BackgroundWrite {
+        BackgroundWrite { _pending: self.inner.begin_write() }
+    }
+
     /// Waits until every chunk handed out so far is in the disk tier, or could not be written.
     pub async fn flush(&self) {
         let mut pending = self.inner.pending_writes.subscribe();
@@ -176,8 +261,22 @@ impl Cache {
     }
 }
 
+impl CacheInner {
+    /// Counts the memory that a loader uses to find chunks.
+    pub(crate) fn track(&self, places: &Arc<Places>) {
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|places| places.strong_count() > 0);
+        all.push(Arc::downgrade(places));
+    }
+
+    pub(crate) fn directory_memory_len(&self) -> u64 {
+        let all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).map(|places| places.memory_len()).sum()
+    }
+}
+
 /// Shards split the capacity, and a chunk must fit into one: give each at least 32 MiB.
-fn memory_tier(len_max: u64) -> MemoryTier<ChunkKey, Bytes, ChunkWeighter> {
+fn memory_tier(len_max: u64) -> MemoryTier<StoreKey, Bytes, ChunkWeighter> {
     let shards = (len_max / (32 << 20)).clamp(1, 16) as usize;
     let items = (len_max / (256 << 10)).clamp(16, 1 << 20) as usize;
     let options = OptionsBuilder::new()
@@ -213,6 +312,17 @@ impl CacheInner {
     pub(crate) fn begin_write(self: &Arc<Self>) -> PendingWrite {
         self.pending_writes.send_modify(|count| *count += 1);
         PendingWrite(Arc::clone(self))
+    }
+}
+
+/// Something that is being written to the cache folder; see [`Cache::begin_background_write`].
+pub struct BackgroundWrite {
+    _pending: PendingWrite,
+}
+
+impl fmt::Debug for BackgroundWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackgroundWrite").finish_non_exhaustive()
     }
 }
 

@@ -51,6 +51,12 @@ counters! {
     source_verify_failures,
     /// Reads and writes of the disk tier that failed; readers were served from the source.
     disk_errors,
+    /// Chunks that were not kept on disk because nothing could be evicted for them.
+    disk_refusals,
+    /// Chunks that another process was already fetching.
+    lease_waits,
+    /// Of those, chunks that this process fetched all the same, since the other took too long.
+    lease_timeouts,
 }
 
 impl AtomicCounters {

@@ -1,21 +1,23 @@
 //! What can go wrong with the cache and with loading a chunk.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use chunkfs_fetch::FetchError;
 use chunkfs_format::{BlobId, ChunkId, CodecError};
 
-/// A cache cannot be opened.
+/// The upkeep of a cache folder failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The cache folder cannot be created or used.
-    #[error("cache folder {} cannot be used; choose another one or fix its permissions", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
+    /// The cache has no folder.
+    #[error("this cache has no folder; open it with one")]
+    NoFolder,
+    /// The system refused something.
+    #[error("{operation}")]
+    Upkeep {
+        /// What was being done.
+        operation: &'static str,
         /// What the system said.
         source: io::Error,
     },

@@ -10,16 +10,22 @@ use futures::stream::FuturesUnordered;
 
 use crate::cache::CacheInner;
 use crate::counters::AtomicCounters;
+use crate::disk::Wanted;
 use crate::error::LoadError;
-use crate::flight::{Joined, Landing, TaskGuard};
+use crate::flight::{Landing, TaskGuard};
+use crate::key::{CacheDomain, StoreKey};
 use crate::loader::{ChunkRequest, Neighbours, VerifyLevel};
-use crate::store::ChunkStore;
+use crate::places::Places;
+use crate::slab::Lease;
 
 /// A chunk to be loaded, and who is told.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) chunk: ChunkRequest,
+    pub(crate) key: StoreKey,
     pub(crate) landing: Landing,
+    /// Held until the chunk is on disk, so that other processes wait instead of fetching it too.
+    pub(crate) lease: Option<Lease>,
 }
 
 /// The context of jobs that were started together.
@@ -32,6 +38,9 @@ pub(crate) struct Batch {
     pub(crate) neighbours: Option<Arc<dyn Neighbours>>,
     /// Alive while somebody waits for a load of this batch.
     pub(crate) guard: Weak<TaskGuard>,
+    pub(crate) domain: Option<CacheDomain>,
+    pub(crate) places: Arc<Places>,
+    pub(crate) drops_pages: bool,
 }
 
 /// Neighbouring chunks of one blob, fetched by one request.
@@ -44,80 +53,21 @@ struct Run {
 }
 
 impl Batch {
-    /// Loads all jobs. Every landing gets a result, unless this future is dropped.
-    pub(crate) async fn run(self, jobs: Vec<Job>) {
-        let misses = match &self.cache.store {
-            Some(_) => {
-                let batch = self.clone();
-                let probe = move || {
-                    let misses = jobs.into_iter().filter_map(|job| batch.probe(job)).collect();
-                    batch.with_neighbours(misses)
-                };
-                // If the runtime shuts down the jobs are dropped, which tells their waiters.
-                tokio::task::spawn_blocking(probe).await.unwrap_or_default()
-            }
-            None => self.with_neighbours(jobs),
-        };
+    pub(crate) fn key(&self, chunk: &ChunkRequest) -> StoreKey {
+        StoreKey::new(self.domain.as_ref(), &chunk.key())
+    }
+
+    pub(crate) fn wanted<'a>(&'a self, chunk: &'a ChunkRequest, key: StoreKey) -> Wanted<'a> {
+        Wanted { key, chunk, places: &self.places, verify: self.verify }
+    }
+
+    /// Fetches jobs, neighbouring ones by one request.
+    pub(crate) async fn fetch(&self, jobs: Vec<Job>) {
         let options = &self.cache.options;
-        let runs = coalesce(misses, options.gap_len_max, options.request_len_max);
+        let runs = coalesce(jobs, options.gap_len_max, options.request_len_max);
         let mut fetches: FuturesUnordered<_> =
             runs.into_iter().map(|run| self.fetch_run(run)).collect();
         while fetches.next().await.is_some() {}
-    }
-
-    /// Serves a job from disk, or gives it back.
-    fn probe(&self, job: Job) -> Option<Job> {
-        let store = self.cache.store.as_ref()?;
-        let counters = &self.cache.counters;
-        let chunk = &job.chunk;
-        match store.read(&chunk.key(), chunk.uncompressed_len) {
-            Ok(Some(bytes)) => {
-                let is_good = self.verify == VerifyLevel::Fetch
-                    || chunk.algorithm.chunk_id(&bytes) == chunk.id;
-                if is_good {
-                    AtomicCounters::add(&counters.disk_hits, 1);
-                    let bytes = Bytes::from(bytes);
-                    self.cache.memory.insert(chunk.key(), bytes.clone());
-                    job.landing.land(Ok(bytes));
-                    return None;
-                }
-                AtomicCounters::add(&counters.disk_verify_failures, 1);
-                if store.remove(&chunk.key()).is_err() {
-                    AtomicCounters::add(&counters.disk_errors, 1);
-                }
-            }
-            Ok(None) => {}
-            Err(_) => AtomicCounters::add(&counters.disk_errors, 1),
-        }
-        Some(job)
-    }
-
-    /// Adds the neighbours of what is missed that are neither cached nor being loaded.
-    fn with_neighbours(&self, mut misses: Vec<Job>) -> Vec<Job> {
-        // Without a guard nobody waits any more, and this batch is about to end.
-        let (Some(neighbours), Some(guard)) = (&self.neighbours, self.guard.upgrade()) else {
-            return misses;
-        };
-        let wanted: Vec<_> = misses.iter().flat_map(|job| neighbours.of(&job.chunk)).collect();
-        let mut loads = Vec::new();
-        for chunk in wanted {
-            let key = chunk.key();
-            let is_stored =
-                |store: &Arc<dyn ChunkStore>| store.contains(&key, chunk.uncompressed_len);
-            if self.cache.memory.contains_key(&key)
-                || self.cache.store.as_ref().is_some_and(is_stored)
-            {
-                continue;
-            }
-            if let Joined::New(load, landing) = self.cache.flights.join(key, &guard) {
-                loads.push(load.into());
-                misses.push(Job { chunk, landing });
-            }
-        }
-        if !loads.is_empty() {
-            neighbours.hold(loads);
-        }
-        misses
     }
 
     async fn fetch_run(&self, run: Run) {
@@ -199,38 +149,38 @@ impl Batch {
         if job.landing.is_abandoned() {
             return None;
         }
-        let Job { chunk, landing } = job;
-        match self.cache.decode(&chunk, stored) {
+        match self.cache.decode(&job.chunk, stored) {
             Ok(bytes) => {
                 self.cache.counters.count_fetched_chunk(self.priority);
-                self.keep(&chunk, bytes, landing);
+                self.keep(job, bytes);
                 None
             }
             Err(error) if error.is_corrupt() => {
                 AtomicCounters::add(&self.cache.counters.source_verify_failures, 1);
-                Some((Job { chunk, landing }, error))
+                Some((job, error))
             }
             Err(error) => {
                 let source = Arc::new(error);
-                landing.land(Err(LoadError::Decode { chunk: chunk.id, source }));
+                job.landing.land(Err(LoadError::Decode { chunk: job.chunk.id, source }));
                 None
             }
         }
     }
 
     /// Hands a verified chunk to its waiters first, then writes it to disk.
-    fn keep(&self, chunk: &ChunkRequest, bytes: Bytes, landing: Landing) {
+    fn keep(&self, job: Job, bytes: Bytes) {
         let cache = &self.cache;
-        if self.priority == Priority::Demand || cache.store.is_none() {
-            cache.memory.insert(chunk.key(), bytes.clone());
+        let Job { chunk, key, landing, lease } = job;
+        if self.priority == Priority::Demand || cache.disk.is_none() {
+            cache.memory.insert(key, bytes.clone());
         }
         let pending = cache.begin_write();
         landing.land(Ok(bytes.clone()));
-        if let Some(store) = &cache.store
-            && store.write(&chunk.key(), &bytes).is_err()
-        {
-            AtomicCounters::add(&cache.counters.disk_errors, 1);
+        if let Some(disk) = &cache.disk {
+            let wanted = self.wanted(&chunk, key);
+            disk.keep(&wanted, &bytes, self.drops_pages, &cache.counters);
         }
+        drop(lease);
         drop(pending);
     }
 }

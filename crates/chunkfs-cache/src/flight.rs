@@ -10,7 +10,8 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::task::AbortHandle;
 
 use crate::error::LoadError;
-use crate::store::ChunkKey;
+use crate::key::StoreKey;
+use chunkfs_format::ChunkId;
 
 pub(crate) type LoadResult = Result<Bytes, LoadError>;
 pub(crate) type SharedLoad = Shared<BoxFuture<'static, LoadResult>>;
@@ -27,7 +28,7 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct FlightState {
     next_number: u64,
-    entries: HashMap<ChunkKey, Entry>,
+    entries: HashMap<StoreKey, Entry>,
 }
 
 #[derive(Debug)]
@@ -67,14 +68,19 @@ pub(crate) enum Joined {
 #[derive(Debug)]
 pub(crate) struct Landing {
     flights: Arc<Flights>,
-    key: ChunkKey,
+    key: StoreKey,
     number: u64,
     sender: Option<oneshot::Sender<LoadResult>>,
 }
 
 impl Flights {
     /// Joins the load of a chunk, or begins one that keeps `guard` alive while anybody waits.
-    pub(crate) fn join(self: &Arc<Self>, key: ChunkKey, guard: &Arc<TaskGuard>) -> Joined {
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        key: StoreKey,
+        chunk: ChunkId,
+        guard: &Arc<TaskGuard>,
+    ) -> Joined {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(load) = state.entries.get(&key).and_then(|entry| entry.load.upgrade()) {
             return Joined::Existing(load);
@@ -82,7 +88,7 @@ impl Flights {
         let (sender, receiver) = oneshot::channel();
         let guard = Arc::clone(guard);
         let load = async move {
-            let result = receiver.await.unwrap_or(Err(LoadError::Shutdown { chunk: key.id }));
+            let result = receiver.await.unwrap_or(Err(LoadError::Shutdown { chunk }));
             drop(guard);
             result
         };
@@ -96,7 +102,7 @@ impl Flights {
         Joined::New(load, landing)
     }
 
-    fn remove(&self, key: &ChunkKey, number: u64) {
+    fn remove(&self, key: &StoreKey, number: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.entries.get(key).is_some_and(|entry| entry.number == number) {
             state.entries.remove(key);

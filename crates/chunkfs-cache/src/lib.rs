@@ -7,7 +7,10 @@
 //! * [`Loader`]: loads the chunks of one image from the cache, else from its [`BlobSource`].
 //! * [`ChunkRequest`]: a chunk, and where its stored bytes are.
 //! * [`Neighbours`]: what to fetch along with a missing chunk.
-//! * [`ChunkStore`]: the disk tier as a trait; [`DirectoryStore`] keeps one file per chunk.
+//! * [`Cache::usage`], [`pin`](Cache::pin), [`gc`](Cache::gc), [`verify`](Cache::verify): upkeep of the
+//!   folder, which any number of processes share without a daemon.
+//! * [`CacheDomain`]: keeps tenants apart.
+//! * [`files`]: the file operations of the disk tier as a trait, for tests.
 //! * [`CacheCounters`]: what was hit, missed, fetched and found damaged.
 //!
 //! # Example
@@ -22,7 +25,7 @@
 //! let source = MemorySource::new();
 //! let blob = source.insert_blob(bytes::Bytes::from_static(b"hello chunk"));
 //!
-//! let cache = Cache::open(CacheOptions::new(runtime.handle().clone()))?;
+//! let cache = Cache::open(CacheOptions::new(runtime.handle().clone()));
 //! let loader = cache.loader(Arc::new(source), VerifyLevel::Load);
 //! let algorithm = DigestAlgorithm::Blake3;
 //! let chunk = ChunkRequest {
@@ -42,18 +45,28 @@
 //! ```
 //!
 //! [`BlobSource`]: chunkfs_fetch::BlobSource
-#![forbid(unsafe_code)]
 
 mod cache;
 mod counters;
+mod disk;
 mod error;
 mod fetch;
+mod file_lease;
+pub mod files;
 mod flight;
+mod health;
+mod key;
 mod loader;
-mod store;
+mod places;
+mod probe;
+mod slab;
+mod upkeep;
 
-pub use cache::{Cache, CacheOptions};
+pub use cache::{BackgroundWrite, Cache, CacheOptions};
 pub use counters::CacheCounters;
 pub use error::{CacheError, LoadError};
+pub use health::{DiskEvent, DiskObserver};
+pub use key::{CacheDomain, ChunkKey};
 pub use loader::{ChunkFuture, ChunkRequest, Loader, Neighbours, VerifyLevel};
-pub use store::{ChunkKey, ChunkStore, DirectoryStore};
+pub use slab::{CacheUsage, ImageUsage};
+pub use upkeep::{CachedImage, Collected, Verified};

@@ -12,9 +12,11 @@ use futures::future::{Ready, ready};
 
 use crate::cache::CacheInner;
 use crate::counters::AtomicCounters;
+use crate::disk::Wanted;
 use crate::fetch::{Batch, Job};
 use crate::flight::{Joined, LoadResult, SharedLoad, TaskGuard};
-use crate::store::ChunkKey;
+use crate::key::{CacheDomain, ChunkKey, StoreKey};
+use crate::places::Places;
 
 /// A chunk, and where its stored bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,16 +47,22 @@ impl ChunkRequest {
 
 /// When bytes are verified.
 ///
-/// Bytes from a source are always verified. The levels differ in what they believe of the disk.
+/// Bytes from a source are always verified. The levels differ in what they believe of the disk. Bytes
+/// in memory are believed at every level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum VerifyLevel {
-    /// Chunks are verified when they are fetched; the disk tier is believed afterwards. A bit that
-    /// flips on disk, or another process that writes there, goes unnoticed.
+    /// Chunks are verified when they are fetched. What lies on disk is believed if it was written since
+    /// the system started, and verified once otherwise. A bit that flips on disk, or another process
+    /// that writes there, goes unnoticed.
     Fetch,
-    /// Chunks are also verified whenever they come from disk into memory.
+    /// Chunks are also verified when an image first uses them from disk. Notices what happened to the
+    /// disk before; not what happens while the image is open.
     #[default]
     Load,
+    /// Every read from disk is verified: with BLAKE3 the groups of 16 KiB that it touches, with SHA-256
+    /// the whole chunk. What is damaged while the image is open is noticed too.
+    Always,
 }
 
 /// Says what else to fetch when a chunk must be fetched: what lies near it and is likely wanted next.
@@ -79,6 +87,9 @@ pub struct Loader {
     source: Arc<dyn BlobSource>,
     verify: VerifyLevel,
     neighbours: Option<Arc<dyn Neighbours>>,
+    domain: Option<CacheDomain>,
+    places: Arc<Places>,
+    drops_pages: bool,
 }
 
 impl Loader {
@@ -87,7 +98,33 @@ impl Loader {
         source: Arc<dyn BlobSource>,
         verify: VerifyLevel,
     ) -> Self {
-        Self { cache, source, verify, neighbours: None }
+        let places = Arc::default();
+        let (neighbours, domain, drops_pages) = (None, None, false);
+        Self { cache, source, verify, neighbours, domain, places, drops_pages }
+    }
+
+    /// Keeps the chunks in a domain of their own, apart from those of all others.
+    #[must_use]
+    pub fn with_domain(mut self, domain: CacheDomain) -> Self {
+        self.domain = Some(domain);
+        self
+    }
+
+    /// Remembers where chunks with numbers below `chunk_count` lie on disk, so that
+    /// [`read_cached`](Self::read_cached) can read parts of them. Takes some 80 bytes for each.
+    #[must_use]
+    pub fn with_chunk_count(mut self, chunk_count: u32) -> Self {
+        self.places = Arc::new(Places::new(chunk_count));
+        self.cache.track(&self.places);
+        self
+    }
+
+    /// Lets go of the cache folder's pages once they were read or written: for readers whose bytes go
+    /// into another page cache, so that memory does not hold them twice.
+    #[must_use]
+    pub fn with_dropped_pages(mut self, drops_pages: bool) -> Self {
+        self.drops_pages = drops_pages;
+        self
     }
 
     /// Fetches what `neighbours` says along with what readers miss.
@@ -99,9 +136,70 @@ impl Loader {
 
     /// Returns a chunk if it is in memory, without waiting.
     pub fn get(&self, chunk: &ChunkRequest) -> Option<bytes::Bytes> {
-        let bytes = self.cache.memory.get(&chunk.key())?;
+        self.get_by(&self.key(chunk))
+    }
+
+    fn get_by(&self, key: &StoreKey) -> Option<bytes::Bytes> {
+        let bytes = self.cache.memory.get(key)?;
         AtomicCounters::add(&self.cache.counters.memory_hits, 1);
         Some(bytes)
+    }
+
+    fn key(&self, chunk: &ChunkRequest) -> StoreKey {
+        StoreKey::new(self.domain.as_ref(), &chunk.key())
+    }
+
+    /// Fills `buffer` from `offset` of a chunk if that needs no waiting, and returns whether it did:
+    /// the chunk is in memory, or its place on disk is known, its pages are in the page cache, and the
+    /// level asks for no more than what can be verified here. One pread of the bytes and one of eight
+    /// more; no lock that other chunks share.
+    pub fn read_cached(&self, chunk: &ChunkRequest, offset: u64, buffer: &mut [u8]) -> bool {
+        let key = self.key(chunk);
+        if let Some(bytes) = self.cache.memory.get(&key) {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let part = bytes.get(start..).and_then(|rest| rest.get(..buffer.len()));
+            let Some(part) = part else { return false };
+            AtomicCounters::add(&self.cache.counters.memory_hits, 1);
+            buffer.copy_from_slice(part);
+            return true;
+        }
+        let Some(disk) = &self.cache.disk else { return false };
+        let wanted = Wanted { key, chunk, places: &self.places, verify: self.verify };
+        let is_done = disk.read_cached(&wanted, offset, buffer, self.drops_pages);
+        if is_done {
+            AtomicCounters::add(&self.cache.counters.disk_hits, 1);
+        }
+        is_done
+    }
+
+    /// Finds out where on disk a chunk lies, for [`read_cached`](Self::read_cached). Blocks, and verifies
+    /// nothing: at level [`Always`](VerifyLevel::Always) reads verify themselves, at the others a first
+    /// [`load`](Self::load) is needed.
+    pub fn locate(&self, chunk: &ChunkRequest) {
+        let key = self.key(chunk);
+        if let Some(disk) = &self.cache.disk
+            && let Ok(Some(place)) = disk.store.find(&key, chunk.uncompressed_len)
+        {
+            self.places.set(chunk.number, &key, Some(place));
+        }
+    }
+
+    /// Returns whether the chunk is in memory, or its place on disk is known.
+    pub fn is_near(&self, chunk: &ChunkRequest) -> bool {
+        let key = self.key(chunk);
+        self.cache.memory.contains_key(&key) || self.places.get(chunk.number, &key).is_some()
+    }
+
+    /// Returns the open file of the cache folder in which a chunk lies uncompressed, and the chunk's
+    /// offset in it, a multiple of 4,096, if it is there. Blocks.
+    ///
+    /// For those that map it or hand it to the kernel. What lies there is a hint until it is verified,
+    /// and reads as zeros once it is evicted: keep it from that by a pin or
+    /// [`Cache::hold_for_mount`](crate::Cache::hold_for_mount).
+    pub fn resolve(&self, chunk: &ChunkRequest) -> Option<(std::os::fd::OwnedFd, u64)> {
+        let disk = self.cache.disk.as_ref()?;
+        let place = disk.store.find(&self.key(chunk), chunk.uncompressed_len).ok()??;
+        disk.store.resolve(&place).ok()?
     }
 
     /// Loads one chunk; see [`load_many`](Self::load_many).
@@ -142,13 +240,14 @@ impl Loader {
                 futures.push(ChunkFuture(State::Ready(ready(Ok(bytes)))));
                 continue;
             }
-            let load = match self.cache.flights.join(chunk.key(), &guard) {
+            let key = self.key(chunk);
+            let load = match self.cache.flights.join(key, chunk.id, &guard) {
                 Joined::Existing(load) => {
                     AtomicCounters::add(&self.cache.counters.joined_loads, 1);
                     load
                 }
                 Joined::New(load, landing) => {
-                    jobs.push(Job { chunk: *chunk, landing });
+                    jobs.push(Job { chunk: *chunk, key, landing, lease: None });
                     load
                 }
             };
@@ -165,6 +264,9 @@ impl Loader {
                     Priority::Prefetch => None,
                 },
                 guard: Arc::downgrade(&guard),
+                domain: self.domain,
+                places: Arc::clone(&self.places),
+                drops_pages: self.drops_pages,
             };
             guard.set(self.cache.options.runtime.spawn(batch.run(jobs)).abort_handle());
         }
@@ -175,9 +277,15 @@ impl Loader {
     ///
     /// Asks the file system about each, so it blocks; nothing is read or verified.
     pub fn missing(&self, chunks: &[ChunkRequest]) -> Vec<ChunkRequest> {
-        let is_there = |chunk: &ChunkRequest| match &self.cache.store {
-            Some(store) => store.contains(&chunk.key(), chunk.uncompressed_len),
-            None => self.cache.memory.contains_key(&chunk.key()),
+        let is_there = |chunk: &ChunkRequest| {
+            let key = self.key(chunk);
+            match &self.cache.disk {
+                Some(disk) => {
+                    let found = disk.store.find(&key, chunk.uncompressed_len);
+                    found.is_ok_and(|place| place.is_some())
+                }
+                None => self.cache.memory.contains_key(&key),
+            }
         };
         chunks.iter().filter(|chunk| !is_there(chunk)).copied().collect()
     }

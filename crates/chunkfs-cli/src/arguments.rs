@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     /// Fetch all chunks of a converted image into the cache
     Pull(PullArguments),
+    /// Look after the cache folder
+    #[command(subcommand)]
+    Cache(CacheCommand),
 }
 
 /// How registries are spoken to.
@@ -64,6 +67,20 @@ pub(crate) struct RegistryArguments {
         help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]"
     )]
     pub(crate) auth_file: Option<PathBuf>,
+}
+
+/// Where chunks are kept, and how many.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArguments {
+    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache: Option<PathBuf>,
+    /// The most bytes of disk that the folder may take [default: all but the reserve]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) cache_quota: Option<u64>,
+    /// The bytes of disk to leave to others [default: 1G]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) cache_reserve: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -154,16 +171,15 @@ pub(crate) struct MountArguments {
     pub(crate) image: ImageReference,
     /// An existing folder
     pub(crate) mountpoint: PathBuf,
-    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
     /// What to fetch before it is read
     #[arg(long, value_enum, default_value_t = PrefetchMode::None)]
     pub(crate) prefetch: PrefetchMode,
     /// The number of requests that prefetch has under way
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = parse_count)]
     pub(crate) prefetch_workers: NonZeroUsize,
-    /// Verify chunks when fetched, or also whenever they come from the cache folder
+    /// When to verify chunks
     #[arg(long, value_enum, default_value_t = Verify::Load)]
     pub(crate) verify: Verify,
     /// How files are served
@@ -193,8 +209,12 @@ pub(crate) enum PrefetchMode {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Verify {
+    /// When they are fetched
     Fetch,
+    /// Also when they are first used from the cache folder
     Load,
+    /// Whenever anything is read from the cache folder
+    Always,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -274,14 +294,63 @@ pub(crate) struct PullArguments {
     /// The converted image
     #[arg(value_parser = parse_image)]
     pub(crate) image: ImageReference,
-    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
     /// The number of requests under way
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = parse_count)]
     pub(crate) workers: NonZeroUsize,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show what the folder holds, by image
+    Usage(UsageArguments),
+    /// Bring the folder within its bounds and give back what nobody uses
+    Gc(FolderArguments),
+    /// Read every chunk and remove those that are damaged; exit code 1 if there were any
+    Verify(FolderArguments),
+    /// Keep the chunks of an image from being evicted; `pull` fetches them
+    Pin(PinArguments),
+    /// Let the chunks of an image be evicted again
+    Unpin(CachedImageArguments),
+    /// Forget an image and evict the chunks that no other image has
+    Rm(CachedImageArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FolderArguments {
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArguments {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinArguments {
+    /// The converted image
+    #[arg(value_parser = parse_image)]
+    pub(crate) image: ImageReference,
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CachedImageArguments {
+    /// Its name or the start of its id, as `cache usage` shows them
+    pub(crate) image: String,
+    #[command(flatten)]
+    pub(crate) cache: CacheArguments,
 }
 
 /// Parses the command line; exits with code 2 if it is wrong.

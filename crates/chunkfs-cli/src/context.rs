@@ -9,28 +9,59 @@ use chunkfs_fetch::{
     AnonymousCredentials, Credentials, DockerConfigCredentials, ImageReference, ImageSink,
     ImageSource, ManifestSelector, OciLayout, RegistryOptions, RegistrySource,
 };
-use chunkfs_image::{Cache, CacheOptions, Image, OpenOptions};
+use chunkfs_image::{Cache, CacheOptions, DiskEvent, Image, OpenOptions};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::arguments::RegistryArguments;
+use crate::arguments::{CacheArguments, RegistryArguments};
+use crate::progress::plain_line;
 
 /// Starts the runtime that all fetching runs on.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")
 }
 
-/// Opens an image through a cache, with the folder as its disk tier if there is one.
+/// Opens an image through a cache.
 pub(crate) async fn open_image(
     image: &ImageReference,
     registry: &RegistryArguments,
-    cache_folder: Option<PathBuf>,
+    cache: &Cache,
     options: OpenOptions,
 ) -> anyhow::Result<Image> {
-    let mut cache_options = CacheOptions::new(Handle::current());
-    cache_options.folder = cache_folder;
-    let cache = Cache::open(cache_options)?;
     let options = options.with_registry(registry_options(registry)?);
-    Ok(Image::open(image, &cache, options).await?)
+    Ok(Image::open(image, cache, options).await?)
+}
+
+/// A cache for commands that keep nothing.
+pub(crate) fn memory_cache() -> Cache {
+    Cache::open(CacheOptions::new(Handle::current()))
+}
+
+/// The cache in the folder that was asked for, within the bounds that were asked for.
+pub(crate) fn folder_cache(arguments: &CacheArguments) -> anyhow::Result<Cache> {
+    let folder = cache_folder(arguments.cache.as_deref())?;
+    // What may pass, such as a full disk, is not an error; this will not.
+    anyhow::ensure!(
+        folder.is_dir() || !folder.exists(),
+        "the cache folder {} is not a folder; choose another one",
+        folder.display()
+    );
+    let mut options = CacheOptions::new(Handle::current())
+        .with_folder(folder)
+        .with_disk_observer(Arc::new(|event| plain_line(&describe(event))));
+    options.quota_len = arguments.cache_quota;
+    if let Some(len) = arguments.cache_reserve {
+        options = options.with_reserve_len(len);
+    }
+    Ok(Cache::open(options))
+}
+
+fn describe(event: &DiskEvent<'_>) -> String {
+    match event {
+        DiskEvent::Failed { operation, error } => {
+            format!("chunkfs: cache: {operation}: {error}; going on without it for now")
+        }
+        _ => "chunkfs: cache: the folder works again".to_owned(),
+    }
 }
 
 pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<RegistryOptions> {

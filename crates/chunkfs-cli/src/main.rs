@@ -38,5 +38,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Pull(arguments) => commands::pull::run(&arguments),
+        Command::Cache(command) => commands::cache::run(&command),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use chunkfs_cache::{Cache, ChunkRequest, Loader};
+use chunkfs_cache::{Cache, CacheDomain, CacheError, CachedImage, ChunkRequest, Loader};
 use chunkfs_fetch::{
     BlobDescriptor, BlobSource, ConvertedManifest, FetchError, ImageSource, fetch_verified,
 };
@@ -43,6 +43,9 @@ pub(crate) struct ImageInner {
     manifest: ConvertedManifest,
     manifest_id: BlobId,
     source: Arc<dyn ImageSource>,
+    /// What it was opened by.
+    name: String,
+    domain: Option<CacheDomain>,
     /// Readahead and the like; dropped, and so ended, with the image.
     pub(crate) background: Arc<Background>,
 }
@@ -61,6 +64,7 @@ pub struct ImageCounters {
 
 impl Image {
     pub(crate) fn new(
+        name: String,
         index: Index,
         manifest: ConvertedManifest,
         manifest_id: BlobId,
@@ -70,7 +74,13 @@ impl Image {
     ) -> Self {
         let blobs: Arc<dyn BlobSource> = source.clone();
         let background = Arc::new(Background::new(cache.runtime().clone()));
-        let mut loader = cache.loader(blobs, options.verify);
+        let mut loader = cache
+            .loader(blobs, options.verify)
+            .with_chunk_count(index.chunk_count())
+            .with_dropped_pages(options.drop_pages);
+        if let Some(domain) = options.domain {
+            loader = loader.with_domain(domain);
+        }
         if options.fetch_neighbours {
             let neighbourhood = Neighbourhood::new(index.clone(), Arc::downgrade(&background));
             loader = loader.with_neighbours(Arc::new(neighbourhood));
@@ -88,8 +98,38 @@ impl Image {
             manifest,
             manifest_id,
             source,
+            name,
+            domain: options.domain,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Tells the cache of the image, in the background: only statistics and pins depend on it.
+    pub(crate) fn register(&self) {
+        let inner = Arc::clone(&self.inner);
+        let write = inner.cache.begin_background_write();
+        self.inner.runtime.spawn_blocking(move || {
+            inner.register();
+            drop(write);
+        });
+    }
+
+    /// Fetches no chunk, and keeps those that are or come into the cache from being evicted. Blocks.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the cache has no folder or it cannot be written.
+    pub fn pin(&self) -> Result<(), CacheError> {
+        let chunks = self.inner.requests();
+        self.inner.cache.pin(&self.inner.cached(&chunks))
+    }
+
+    /// Returns whether every chunk is in the cache folder. Blocks.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the cache has no folder or it cannot be read.
+    pub fn is_complete(&self) -> Result<bool, CacheError> {
+        let chunks = self.inner.requests();
+        self.inner.cache.is_complete(&self.inner.cached(&chunks))
     }
 
     /// Returns the index: the whole tree.
@@ -140,6 +180,22 @@ impl Image {
 }
 
 impl ImageInner {
+    fn requests(&self) -> Vec<ChunkRequest> {
+        let numbers = 0..self.index.chunk_count();
+        numbers.filter_map(|number| self.request(ChunkIndex::new(number))).collect()
+    }
+
+    fn cached<'a>(&'a self, chunks: &'a [ChunkRequest]) -> CachedImage<'a> {
+        let (id, domain) = (self.index.image_id(), self.domain.as_ref());
+        CachedImage { id, name: &self.name, domain, chunks }
+    }
+
+    fn register(&self) {
+        let chunks = self.requests();
+        // A folder that cannot be written is reported when a chunk is.
+        let _ = self.cache.register(&self.cached(&chunks));
+    }
+
     /// Returns what the loader needs to know of a chunk.
     pub(crate) fn request(&self, index: ChunkIndex) -> Option<ChunkRequest> {
         chunk_request(&self.index, index)

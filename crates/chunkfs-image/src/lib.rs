@@ -22,7 +22,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let runtime = tokio::runtime::Handle::current();
-//! let cache = Cache::open(CacheOptions::new(runtime).with_folder("/var/cache/chunkfs"))?;
+//! let cache = Cache::open(CacheOptions::new(runtime).with_folder("/var/cache/chunkfs"));
 //! let reference = "docker://registry.example/team/app:v1".parse()?;
 //! let image = Image::open(&reference, &cache, OpenOptions::default()).await?;
 //!
@@ -54,7 +54,9 @@ mod read;
 mod readahead;
 mod resolve;
 
-pub use chunkfs_cache::{Cache, CacheCounters, CacheOptions, VerifyLevel};
+pub use chunkfs_cache::{
+    Cache, CacheCounters, CacheDomain, CacheError, CacheOptions, DiskEvent, VerifyLevel,
+};
 pub use chunkfs_fetch::{ImageReference, ManifestSelector};
 pub use chunkfs_index::Index;
 pub use error::{OpenError, ReadError};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chunkfs_cache::{Cache, VerifyLevel};
+use chunkfs_cache::{Cache, CacheDomain, VerifyLevel};
 use chunkfs_fetch::{
     ConvertedManifest, FetchError, IMAGE_ID_ANNOTATION, ImageReference, ImageSource,
     ManifestSelector, fetch_verified,
@@ -27,6 +27,11 @@ pub struct OpenOptions {
     /// Fewer requests for some more bytes: about half the requests for 5 % more bytes when a
     /// large image starts.
     pub fetch_neighbours: bool,
+    /// Whether the cache lets go of its folder's pages once they were read: for frontends whose bytes
+    /// go into another page cache, so that memory does not hold them twice. Default: false.
+    pub drop_pages: bool,
+    /// The tenant whose chunks these are; without one they are shared with all who have none.
+    pub domain: Option<CacheDomain>,
     /// The longest index that is accepted, uncompressed. Default: 1 GiB.
     pub index_len_max: u64,
     /// How registries are spoken to; without it, anonymously on the cache's runtime.
@@ -40,6 +45,8 @@ impl Default for OpenOptions {
             verify: VerifyLevel::default(),
             readahead_len_max: 8 << 20,
             fetch_neighbours: true,
+            drop_pages: false,
+            domain: None,
             index_len_max: INDEX_LEN_MAX,
             #[cfg(feature = "registry")]
             registry: None,
@@ -66,6 +73,20 @@ impl OpenOptions {
     #[must_use]
     pub fn with_fetch_neighbours(mut self, fetch: bool) -> Self {
         self.fetch_neighbours = fetch;
+        self
+    }
+
+    /// Sets whether the cache lets go of its folder's pages once they were read.
+    #[must_use]
+    pub fn with_drop_pages(mut self, drop: bool) -> Self {
+        self.drop_pages = drop;
+        self
+    }
+
+    /// Sets the tenant whose chunks these are.
+    #[must_use]
+    pub fn with_domain(mut self, domain: CacheDomain) -> Self {
+        self.domain = Some(domain);
         self
     }
 
@@ -148,7 +169,9 @@ impl Image {
             let (expected, actual) = (expected.clone(), index.image_id());
             return Err(OpenError::ImageId { image: image(), expected, actual });
         }
-        Ok(Self::new(index, manifest, manifest_id, source, cache, &options))
+        let image = Self::new(image(), index, manifest, manifest_id, source, cache, &options);
+        image.register();
+        Ok(image)
     }
 }
 

@@ -28,6 +28,16 @@ const STEP_LEN: u64 = 16 << 20;
 /// A piece with the chunk that it needs, unless it is a hole.
 type Load = (Piece, Option<ChunkFuture>);
 
+/// What a read comes to.
+enum Read {
+    /// All bytes were in memory or in the page cache.
+    Done(Bytes),
+    Planned(Plan),
+}
+
+/// The longest read that is tried without a plan.
+const CACHED_LEN_MAX: u64 = 2 << 20;
+
 /// A read in steps: while one step is waited for, the chunks of the next are being loaded.
 struct Plan {
     image: Arc<ImageInner>,
@@ -60,11 +70,16 @@ impl Image {
         offset: u64,
         len: u64,
     ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
-        let plan = self.inner.plan(file, offset, len, READ_LEN_MAX);
+        let cached = self.inner.read_cached(file, offset, len);
+        let read = match cached {
+            Some(bytes) => Ok(Read::Done(bytes)),
+            None => self.inner.plan(file, offset, len, READ_LEN_MAX).map(Read::Planned),
+        };
         let inner = Arc::clone(&self.inner);
         async move {
-            let result = match plan {
-                Ok(plan) => plan.finish().await,
+            let result = match read {
+                Ok(Read::Done(bytes)) => Ok(bytes),
+                Ok(Read::Planned(plan)) => plan.finish().await,
                 Err(error) => Err(error),
             };
             inner.count(&result);
@@ -87,8 +102,11 @@ impl Image {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<usize, ReadError> {
-        let result = match self.inner.plan(file, offset, buffer.len() as u64, u64::MAX) {
-            Ok(plan) => plan.finish_into(buffer).await,
+        let filled = self.inner.fill_cached(file, offset, buffer);
+        let rest = buffer.get_mut(filled..).unwrap_or_default();
+        let offset = offset.saturating_add(filled as u64);
+        let result = match self.inner.plan(file, offset, rest.len() as u64, u64::MAX) {
+            Ok(plan) => plan.finish_into(rest).await.map(|len| filled + len),
             Err(error) => Err(error),
         };
         self.inner.count_len(result.as_ref().map(|len| *len as u64).ok());
@@ -158,6 +176,58 @@ impl<F: FnOnce(Result<Bytes, ReadError>)> Drop for Callback<F> {
 }
 
 impl ImageInner {
+    /// Returns a range of a file if none of it has to be waited for.
+    fn read_cached(&self, file: &Inode, offset: u64, len: u64) -> Option<Bytes> {
+        if file.kind != FileKind::Regular {
+            return None;
+        }
+        let range = offset.min(file.len)..offset.saturating_add(len).min(file.len);
+        let len = range.end - range.start;
+        if len == 0 || len > CACHED_LEN_MAX {
+            return None;
+        }
+        let first = self.index.pieces(file, range.start, len).next()?;
+        if let PieceSource::Chunk { index: number, offset } = first.source
+            && first.len == len
+            && let Some(chunk) = self.loader.get(&self.request(number)?)
+        {
+            // One piece of one chunk: a slice of it.
+            self.read_ahead(file, range);
+            let start = offset as usize;
+            return Some(chunk.slice(start..start + index(len)));
+        }
+        let mut bytes = vec![0; index(len)];
+        let filled = self.fill_cached(file, range.start, &mut bytes);
+        (filled == bytes.len()).then(|| bytes.into())
+    }
+
+    /// Fills the front of a buffer, as far as nothing has to be waited for, and returns how far.
+    fn fill_cached(&self, file: &Inode, offset: u64, buffer: &mut [u8]) -> usize {
+        if file.kind != FileKind::Regular || offset >= file.len {
+            return 0;
+        }
+        let mut filled = 0;
+        for piece in self.index.pieces(file, offset, buffer.len() as u64) {
+            let Some(part) = buffer.get_mut(filled..filled + index(piece.len)) else { break };
+            match piece.source {
+                PieceSource::Hole => part.fill(0),
+                PieceSource::Chunk { index: number, offset } => {
+                    let request = self.request(number);
+                    let is_read = request
+                        .is_some_and(|chunk| self.loader.read_cached(&chunk, offset.into(), part));
+                    if !is_read {
+                        break;
+                    }
+                }
+            }
+            filled += index(piece.len);
+        }
+        if filled > 0 {
+            self.read_ahead(file, offset..offset + filled as u64);
+        }
+        filled
+    }
+
     /// Begins to load the first chunks of a range, and those ahead of a sequential reader.
     fn plan(
         self: &Arc<Self>,
@@ -206,8 +276,6 @@ impl ImageInner {
             end = piece.file_offset + piece.len;
             pieces.push(piece);
         }
-        // Readahead too is asked for as demand: its reader is about to wait for it, and what is
-        // prefetched does not enter the memory tier.
         let mut chunks = self.loader.load_many(&requests, Priority::Demand).into_iter();
         let load = |piece: Piece| match piece.source {
             PieceSource::Hole => (piece, None),
@@ -222,9 +290,20 @@ impl ImageInner {
             return;
         }
         let len = ahead.end - ahead.start;
-        let (loads, _) = self.begin_loads(file, ahead, len);
-        let chunks = loads.into_iter().filter_map(|(_, chunk)| chunk);
-        let mut chunks: FuturesUnordered<_> = chunks.collect();
+        let mut requests = Vec::new();
+        for piece in self.index.pieces(file, ahead.start, len) {
+            if let PieceSource::Chunk { index, .. } = piece.source {
+                // What is near is read as fast when its time comes.
+                requests.extend(self.request(index).filter(|chunk| !self.loader.is_near(chunk)));
+            }
+        }
+        if requests.is_empty() {
+            return;
+        }
+        // Asked for as demand: the reader is about to wait for it, and what is prefetched does not
+        // enter the memory tier.
+        let chunks = self.loader.load_many(&requests, Priority::Demand);
+        let mut chunks: FuturesUnordered<_> = chunks.into_iter().collect();
         // Holds no image, which would keep it from ending this work when it is dropped.
         self.background.spawn(async move {
             // Whether these succeed is told to whoever reads them.

@@ -17,8 +17,9 @@ const STEP_LEN: u64 = 4 << 20;
 pub(crate) fn run(arguments: &CatArguments) -> anyhow::Result<()> {
     context::runtime()?.block_on(async {
         let options = OpenOptions::default();
+        let cache = context::memory_cache();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, None, options).await?;
+            context::open_image(&arguments.image, &arguments.registry, &cache, options).await?;
         let path = arguments.path.as_os_str().as_bytes();
         let name = || format!("{} in {}", arguments.path.display(), arguments.image);
         let file = image.resolve(path).with_context(|| format!("there is no file {}", name()))?;

@@ -14,8 +14,9 @@ use crate::{context, tar};
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<()> {
     context::runtime()?.block_on(async {
         let options = OpenOptions::default();
+        let cache = context::memory_cache();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, None, options).await?;
+            context::open_image(&arguments.image, &arguments.registry, &cache, options).await?;
         if arguments.file == Path::new("-") {
             return write(&image, Output::new()).await;
         }

@@ -43,8 +43,9 @@ struct Layer {
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<()> {
     context::runtime()?.block_on(async {
         let options = OpenOptions::default();
+        let cache = context::memory_cache();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, None, options).await?;
+            context::open_image(&arguments.image, &arguments.registry, &cache, options).await?;
         let inspection = inspect(&image)?;
         let mut output = Output::new();
         if arguments.json {

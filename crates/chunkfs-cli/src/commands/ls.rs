@@ -14,8 +14,9 @@ use crate::{context, listing};
 pub(crate) fn run(arguments: &LsArguments) -> anyhow::Result<()> {
     context::runtime()?.block_on(async {
         let options = OpenOptions::default();
+        let cache = context::memory_cache();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, None, options).await?;
+            context::open_image(&arguments.image, &arguments.registry, &cache, options).await?;
         let index = image.index();
         let path = arguments.path.as_os_str().as_bytes();
         let inode = find(&image, path, arguments).with_context(|| {

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub(crate) mod cache;
 pub(crate) mod cat;
 pub(crate) mod convert;
 pub(crate) mod export;

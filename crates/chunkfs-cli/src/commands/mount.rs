@@ -53,10 +53,12 @@ async fn open(arguments: &MountArguments) -> anyhow::Result<Image> {
     let verify = match arguments.verify {
         Verify::Fetch => VerifyLevel::Fetch,
         Verify::Load => VerifyLevel::Load,
+        Verify::Always => VerifyLevel::Always,
     };
-    let options = OpenOptions::default().with_verify(verify);
-    let folder = context::cache_folder(arguments.cache.as_deref())?;
-    context::open_image(&arguments.image, &arguments.registry, Some(folder), options).await
+    // The kernel keeps what it reads in its own page cache.
+    let options = OpenOptions::default().with_verify(verify).with_drop_pages(true);
+    let cache = context::folder_cache(&arguments.cache)?;
+    context::open_image(&arguments.image, &arguments.registry, &cache, options).await
 }
 
 fn mount_options(arguments: &MountArguments) -> MountOptions {
@@ -159,6 +161,9 @@ impl Server<'_> {
             "disk_verify_failures": cache.disk_verify_failures,
             "source_verify_failures": cache.source_verify_failures,
             "disk_errors": cache.disk_errors,
+            "disk_refusals": cache.disk_refusals,
+            "lease_waits": cache.lease_waits,
+            "lease_timeouts": cache.lease_timeouts,
             "fuse_lookups": mount.lookups,
             "fuse_getattrs": mount.getattrs,
             "fuse_readdirs": mount.readdirs,

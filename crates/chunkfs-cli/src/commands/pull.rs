@@ -10,11 +10,10 @@ use crate::{context, progress};
 
 pub(crate) fn run(arguments: &PullArguments) -> anyhow::Result<()> {
     context::runtime()?.block_on(async {
-        let folder = context::cache_folder(arguments.cache.as_deref())?;
+        let cache = context::folder_cache(&arguments.cache)?;
         let options = OpenOptions::default();
         let image =
-            context::open_image(&arguments.image, &arguments.registry, Some(folder), options)
-                .await?;
+            context::open_image(&arguments.image, &arguments.registry, &cache, options).await?;
         let options = PrefetchOptions::default().with_worker_count(arguments.workers.get());
         let prefetch = image.prefetch(options);
         let bar = progress::chunk_bar(prefetch.chunk_count());
@@ -36,6 +35,11 @@ pub(crate) fn run(arguments: &PullArguments) -> anyhow::Result<()> {
             counters.disk_errors == 0,
             "{} chunks could not be written to the cache folder; is the disk full?",
             counters.disk_errors
+        );
+        anyhow::ensure!(
+            counters.disk_refusals == 0,
+            "{} did not fit into the cache folder; raise --cache-quota, or unpin other images",
+            counted(counters.disk_refusals, "chunk")
         );
         progress::plain_line(&format!(
             "{}: {} in the cache; fetched {} in {}, {}",

@@ -121,7 +121,7 @@ impl TestImage {
         let selector = ManifestSelector::Tag("test".to_owned());
         // A small memory tier: reading again means fetching again.
         let cache_options = CacheOptions::new(runtime.handle().clone()).with_memory_len_max(1);
-        let cache = Cache::open(cache_options).expect("a cache without a folder");
+        let cache = Cache::open(cache_options);
         let opened = Image::open_source(
             "test",
             Arc::clone(&source) as Arc<dyn ImageSource>,

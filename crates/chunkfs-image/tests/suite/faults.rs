@@ -50,7 +50,7 @@ async fn a_long_read_with_one_corrupt_chunk_fails_as_a_whole() {
     let source = GatedSource::new(&SHAPES.1);
     // One request per chunk.
     let cache = CacheOptions::new(Handle::current()).with_request_len_max(1);
-    let image = source.open(&Cache::open(cache).unwrap(), plain_options()).await;
+    let image = source.open(&Cache::open(cache), plain_options()).await;
     let file = file(&image, b"five-chunks-and-a-bit");
     let chunk_count = 6;
     let content = &SHAPES.0[&b"five-chunks-and-a-bit"[..]];
@@ -82,15 +82,13 @@ async fn a_failed_request_is_tried_again_by_the_next_read() {
     assert_eq!(source.request_count(), 4);
 }
 
+/// Changes the first byte of every page of the slabs.
 fn damage_chunks(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            damage_chunks(&path);
-        } else {
-            let mut bytes = fs::read(&path).unwrap();
-            *bytes.last_mut().unwrap() ^= 1;
-            fs::write(&path, bytes).unwrap();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_str().unwrap().contains("slab") {
+            let mut bytes = fs::read(entry.path()).unwrap();
+            bytes.iter_mut().step_by(4_096).for_each(|byte| *byte ^= 1);
+            fs::write(entry.path(), bytes).unwrap();
         }
     }
 }
@@ -107,7 +105,7 @@ async fn a_chunk_that_is_damaged_on_disk_is_fetched_again() {
         // It was mended meanwhile.
         (VerifyLevel::Fetch, 0),
     ] {
-        let cache = Cache::open(options.clone()).unwrap();
+        let cache = Cache::open(options.clone());
         let source = GatedSource::new(&SHAPES.1);
         let image = source.open(&cache, plain_options().with_verify(verify)).await;
         let bytes = image.read(&file(&image, b"three-chunks"), 0, u64::MAX).await.unwrap();

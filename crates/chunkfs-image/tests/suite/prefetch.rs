@@ -40,7 +40,7 @@ async fn every_chunk_is_fetched_once_and_everything_is_readable_afterwards() {
         (small_requests().with_folder(folder.path()), 1),
         (small_requests(), 10),
     ] {
-        let cache = Cache::open(options).unwrap();
+        let cache = Cache::open(options);
         let source = GatedSource::new(&SHAPES.1);
         let image = source.open(&cache, plain_options()).await;
         let prefetch = image.prefetch(PrefetchOptions::default().with_worker_count(worker_count));
@@ -71,14 +71,14 @@ async fn every_chunk_is_fetched_once_and_everything_is_readable_afterwards() {
 async fn a_full_disk_tier_needs_no_request_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let options = small_requests().with_folder(folder.path());
-    let cache = Cache::open(options.clone()).unwrap();
+    let cache = Cache::open(options.clone());
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
     cache.flush().await;
     drop((image, cache));
 
-    let cache = Cache::open(options).unwrap();
+    let cache = Cache::open(options);
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
@@ -90,7 +90,7 @@ async fn a_full_disk_tier_needs_no_request_after_reopening() {
 async fn an_interrupted_prefetch_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let options = small_requests().with_folder(folder.path());
-    let cache = Cache::open(options.clone()).unwrap();
+    let cache = Cache::open(options.clone());
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
@@ -103,7 +103,7 @@ async fn an_interrupted_prefetch_goes_on_where_it_was() {
     let first = source.requests()[..3].to_vec();
     drop((image, cache));
 
-    let cache = Cache::open(options).unwrap();
+    let cache = Cache::open(options);
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     image.prefetch(PrefetchOptions::default()).wait().await.unwrap();
@@ -115,7 +115,7 @@ async fn an_interrupted_prefetch_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn readers_are_served_while_a_prefetch_is_held_up() {
-    let cache = Cache::open(small_requests()).unwrap();
+    let cache = Cache::open(small_requests());
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
@@ -153,7 +153,7 @@ async fn readers_are_served_while_a_prefetch_is_held_up() {
 
 #[tokio::test]
 async fn no_more_requests_are_under_way_than_there_are_workers() {
-    let cache = Cache::open(small_requests()).unwrap();
+    let cache = Cache::open(small_requests());
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     source.close(Priority::Prefetch);
@@ -168,7 +168,7 @@ async fn no_more_requests_are_under_way_than_there_are_workers() {
 
 #[tokio::test]
 async fn a_chunk_that_cannot_be_fetched_is_counted_and_the_others_are_fetched() {
-    let cache = Cache::open(small_requests()).unwrap();
+    let cache = Cache::open(small_requests());
     let source = GatedSource::new(&SHAPES.1);
     let image = source.open(&cache, plain_options()).await;
     let batches = image.chunk_batches();

@@ -155,7 +155,7 @@ async fn images_share_chunks_through_one_cache() {
         CacheOptions::new(Handle::current()),
         CacheOptions::new(Handle::current()).with_folder(folder.path()).with_memory_len_max(0),
     ] {
-        let cache = chunkfs_image::Cache::open(options).unwrap();
+        let cache = chunkfs_image::Cache::open(options);
         let (first, second) = (GatedSource::new(&first), GatedSource::new(&second));
         let one = first.open(&cache, plain_options()).await;
         let two = second.open(&cache, plain_options()).await;

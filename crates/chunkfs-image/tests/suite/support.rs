@@ -252,7 +252,7 @@ pub(crate) fn plain_options() -> OpenOptions {
 
 /// A cache in memory that is larger than any test image.
 pub(crate) fn memory_cache(runtime: Handle) -> Cache {
-    Cache::open(CacheOptions::new(runtime)).unwrap()
+    Cache::open(CacheOptions::new(runtime))
 }
 
 /// Opens an image whose source is never held up, with an empty cache.

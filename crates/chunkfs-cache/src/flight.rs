@@ -1,12 +1,17 @@
 //! Single flight: one load per chunk, however many wait for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+#[cfg(not(test))]
+use std::sync::Mutex;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, Shared, WeakShared};
+// The tests of this module run threads in all orders.
+#[cfg(test)]
+use shuttle::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::error::LoadError;
@@ -129,5 +134,93 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         self.flights.remove(&self.key, self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use shuttle::{future::block_on, thread};
+
+    use super::*;
+
+    const KEY: StoreKey = StoreKey { bytes: [7; 32], algorithm: 1 };
+    const CHUNK: ChunkId = ChunkId::from_bytes([7; 32]);
+    const BYTES: Bytes = Bytes::from_static(b"chunk");
+
+    /// Whatever the order: nobody works on a load that another works on, whoever waits is told, and
+    /// nothing is left behind. `landed` of the threads that come first end their load with a result.
+    fn readers(landed: usize) {
+        let flights = Arc::new(Flights::default());
+        let (working, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let (flights, working, begun) = (flights.clone(), working.clone(), begun.clone());
+                thread::spawn(move || {
+                    let guard = Arc::new(TaskGuard::default());
+                    match flights.join(KEY, CHUNK, &guard) {
+                        Joined::Existing(load) => match block_on(load) {
+                            Ok(bytes) => assert_eq!(bytes, BYTES),
+                            Err(error) => assert!(matches!(error, LoadError::Shutdown { .. })),
+                        },
+                        Joined::New(load, landing) => {
+                            assert_eq!(working.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
+                            let number = begun.fetch_add(1, Ordering::SeqCst);
+                            thread::yield_now();
+                            working.fetch_sub(1, Ordering::SeqCst);
+                            if number < landed {
+                                landing.land(Ok(BYTES));
+                                assert_eq!(block_on(load).unwrap(), BYTES);
+                            } else {
+                                drop(landing);
+                                assert!(block_on(load).is_err());
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(flights.state.lock().unwrap().entries.is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn loads_are_shared_and_ended_in_every_order() {
+        for landed in 0..=3 {
+            shuttle::check_random(move || readers(landed), 2_000);
+        }
+    }
+
+    #[test]
+    fn a_load_that_nobody_waits_for_is_begun_anew() {
+        let body = || {
+            let flights = Arc::new(Flights::default());
+            let other = flights.clone();
+            let leaving = thread::spawn(move || {
+                let guard = Arc::new(TaskGuard::default());
+                match other.join(KEY, CHUNK, &guard) {
+                    // Drops the load before its landing.
+                    Joined::New(load, landing) => {
+                        drop(load);
+                        thread::yield_now();
+                        assert!(landing.is_abandoned());
+                        drop(landing);
+                    }
+                    Joined::Existing(load) => drop(load),
+                }
+            });
+            let guard = Arc::new(TaskGuard::default());
+            match flights.join(KEY, CHUNK, &guard) {
+                Joined::New(load, landing) => {
+                    landing.land(Ok(BYTES));
+                    assert_eq!(block_on(load).unwrap(), BYTES);
+                }
+                Joined::Existing(load) => assert!(block_on(load).is_err()),
+            }
+            leaving.join().unwrap();
+            assert!(flights.state.lock().unwrap().entries.is_empty());
+        };
+        shuttle::check_random(body, 5_000);
     }
 }

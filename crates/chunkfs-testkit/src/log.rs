@@ -11,6 +11,8 @@ pub struct LoggedRequest {
     pub query: String,
     /// The `Range` header.
     pub range: Option<String>,
+    /// The `Cache-Control` header.
+    pub cache_control: Option<String>,
     /// Whether the request had an `Authorization` header.
     pub had_authorization: bool,
     /// The status of the answer; 0 if there was none.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chunkfs_format::BlobId;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::authorizer::Access;
@@ -24,7 +24,15 @@ impl Exchange {
         selector: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError> {
         let what = self.manifest_name(selector);
-        self.patiently(&what, || self.fetch_manifest_once(selector, &what)).await
+        let fetch = |is_fresh| {
+            let what = what.clone();
+            async move { self.fetch_manifest_once(selector, &what, is_fresh).await }
+        };
+        match self.patiently(&what, || fetch(false)).await {
+            // Damaged on its way: once more, around caches.
+            Err(FetchError::DigestMismatch { .. }) => self.patiently(&what, || fetch(true)).await,
+            result => result,
+        }
     }
 
     pub(super) async fn put_manifest(
@@ -58,10 +66,15 @@ impl Exchange {
         &self,
         selector: &ManifestSelector,
         what: &str,
+        is_fresh: bool,
     ) -> Result<StoredManifest, FetchError> {
         let url = self.origin.url(&format!("manifests/{selector}"));
         let mut request = Outgoing::get(url, Priority::Demand);
         request.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        if is_fresh {
+            self.counters.rereads.add(1);
+            request.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
         let (answer, _) = self.follow(request).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.into_error(what).await);
@@ -69,14 +82,19 @@ impl Exchange {
         answer.check_encoding()?;
         let media_type = answer.response().headers().get(CONTENT_TYPE);
         let media_type = media_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        // Trusted as far as the registry is: it shows damage, not malice.
+        let stated = answer.response().headers().get("docker-content-digest");
+        let stated: Option<BlobId> = stated.and_then(|value| value.to_str().ok()?.parse().ok());
         let received = &self.counters.of(Priority::Demand).bytes_received;
         let bytes = answer.read_limited(MANIFEST_LEN_MAX, received).await?;
         let id = BlobId::of(&bytes);
-        match selector {
-            ManifestSelector::Digest(expected) if *expected != id => {
-                Err(FetchError::DigestMismatch { expected: *expected, actual: id })
-            }
-            _ => Ok(StoredManifest { id, media_type, bytes }),
+        let expected = match selector {
+            ManifestSelector::Digest(expected) => Some(*expected),
+            ManifestSelector::Tag(_) => stated,
+        };
+        match expected.filter(|expected| *expected != id) {
+            Some(expected) => Err(FetchError::DigestMismatch { expected, actual: id }),
+            None => Ok(StoredManifest { id, media_type, bytes }),
         }
     }
 

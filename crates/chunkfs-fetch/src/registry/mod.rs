@@ -1,10 +1,12 @@
 //! OCI registries over HTTP.
 //!
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
-//! (connections), `patience` (retries), `authorizer` (tokens), `exchange` (one request with its
-//! authorization and redirects), `blobs` (what is known of each blob), `range`, `whole`, `stream`,
+//! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
+//! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
+//! they are needed), `range`, `whole`, `stream`,
 //! `push` and `manifest` (the operations), `source` (the public type).
 
+mod ahead;
 mod authorizer;
 mod blobs;
 mod body;
@@ -15,6 +17,7 @@ mod credentials;
 mod date;
 mod docker_config;
 mod exchange;
+mod hosts;
 mod limits;
 mod manifest;
 mod options;

@@ -7,10 +7,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::credentials::{AnonymousCredentials, Credentials};
+use super::hosts::Hosts;
 
 /// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
 ///
 /// The defaults suit reads on behalf of a file system: errors surface within a minute.
+///
+/// Clones share what is learned about hosts: a pause that a registry asks for on behalf of one
+/// image is kept by all images whose sources are made from clones of the same options.
 #[derive(Clone)]
 pub struct RegistryOptions {
     pub(super) runtime: Handle,
@@ -22,11 +26,13 @@ pub struct RegistryOptions {
     pub(super) connect_timeout: Duration,
     pub(super) progress_timeout: Duration,
     pub(super) deadline: Duration,
-    pub(super) retries_max: u32,
+    pub(super) retries_max: Option<u32>,
     pub(super) backoff: Duration,
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
     pub(super) whole_blobs_len_max: u64,
+    pub(super) hedge_after: Option<Duration>,
+    pub(super) hosts: Arc<Hosts>,
 }
 
 impl RegistryOptions {
@@ -44,11 +50,13 @@ impl RegistryOptions {
             connect_timeout: Duration::from_secs(5),
             progress_timeout: Duration::from_secs(15),
             deadline: Duration::from_secs(60),
-            retries_max: 4,
+            retries_max: None,
             backoff: Duration::from_millis(100),
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
             whole_blobs_len_max: 128 << 20,
+            hedge_after: Some(Duration::from_secs(2)),
+            hosts: Arc::default(),
         }
     }
 
@@ -93,8 +101,19 @@ impl RegistryOptions {
     }
 
     /// Sets how long a request may go without any progress before it is tried anew (15 s).
+    ///
+    /// Less than 1 KiB for each second of this time is no progress.
     pub fn with_progress_timeout(mut self, progress_timeout: Duration) -> Self {
         self.progress_timeout = progress_timeout;
+        self
+    }
+
+    /// Sets after how long without any progress a demand read sends a second request, beside the
+    /// first, and takes what comes first (2 s); `None` for never.
+    ///
+    /// Only blobs whose ranges are known to be readable get second requests, one per read.
+    pub fn with_hedge_after(mut self, hedge_after: Option<Duration>) -> Self {
+        self.hedge_after = hedge_after;
         self
     }
 
@@ -106,9 +125,12 @@ impl RegistryOptions {
         self
     }
 
-    /// Sets how often a failed request is tried again (4 times).
+    /// Sets how often a failed request is tried again.
+    ///
+    /// By default demand reads are tried again until their deadline, so that a mount survives a
+    /// registry that is away for a while, and all other requests 4 times.
     pub fn with_retries_max(mut self, retries_max: u32) -> Self {
-        self.retries_max = retries_max;
+        self.retries_max = Some(retries_max);
         self
     }
 
@@ -155,6 +177,7 @@ impl fmt::Debug for RegistryOptions {
             .field("user_agent", &self.user_agent)
             .field("root_certificates_count", &self.root_certificates_pem.len())
             .field("whole_blobs_len_max", &self.whole_blobs_len_max)
+            .field("hedge_after", &self.hedge_after)
             .finish()
     }
 }

@@ -1,6 +1,7 @@
 //! The public type: every operation runs as a task on the runtime of the options.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,18 +11,17 @@ use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
 use super::authorizer::Authorizer;
-use super::blobs::Blobs;
 use super::client;
 use super::counters::{Counters, FetchCounters};
 use super::exchange::Exchange;
 use super::limits::Limits;
 use super::options::RegistryOptions;
 use super::origin::Origin;
-use super::patience::Throttle;
-use super::range::RangeReader;
+use super::range::{RangeReader, RangeRequest};
 use super::stream;
 use super::whole::Wholes;
 use crate::error::FetchError;
+use crate::manifest::ConvertedManifest;
 use crate::reference::RegistryReference;
 use crate::source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,
@@ -40,7 +40,8 @@ use crate::task;
 ///   wait for its head. A server that answers with the whole blob is asked once: the blob is kept
 ///   in memory, up to a limit, and serves all its readers.
 /// * *Redirects.* Credentials never leave the registry's scheme, host and port. The signed URL of
-///   a blob is reused until it expires or is refused, then renewed once.
+///   a blob is reused until it expires or is refused, then renewed once. Once a blob of an image
+///   was redirected, the locations of its other blobs are asked for ahead.
 /// * *Tokens.* Renewed shortly before they expire, by one request however many readers wait.
 /// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503
 ///   and 504 are retried with growing pauses; `Retry-After` holds back all requests to that host.
@@ -62,8 +63,9 @@ use crate::task;
 /// ```
 ///
 /// # Cancel safety
-/// Dropping a future ends its transfer. Two things go on because others wait for them: the request
-/// for a token, and the transfer of a whole blob from a server that ignores ranges.
+/// Dropping a future ends its transfer. Three things go on because others wait for them: the request
+/// for a token, the transfer of a whole blob from a server that ignores ranges, and requests for
+/// locations. The last two end with the last clone of the source.
 #[derive(Clone)]
 pub struct RegistrySource {
     reader: Arc<RangeReader>,
@@ -89,10 +91,10 @@ impl RegistrySource {
         ));
         let limits = Limits::new(&options);
         let wholes = Wholes::new(options.whole_blobs_len_max);
-        let throttle = Throttle::default();
-        let exchange = Exchange { client, origin, authorizer, throttle, counters, options };
+        let exchange = Exchange { client, origin, authorizer, counters, options };
         let exchange = Arc::new(exchange);
-        let reader = RangeReader { exchange, limits, blobs: Blobs::default(), wholes };
+        let (blobs, ahead) = Default::default();
+        let reader = RangeReader { exchange, limits, blobs, wholes, ahead };
         Ok(Self { reader: Arc::new(reader), reference })
     }
 
@@ -140,8 +142,25 @@ impl BlobSource for RegistrySource {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let blob = *blob;
-        self.run(move |reader| async move { reader.read(blob, range, priority).await }).await
+        let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
+        self.run(move |reader| async move { reader.read(request).await }).await
+    }
+
+    /// Reads once more, with a request that caches on the way must pass on.
+    async fn reread_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+        damaged_count: NonZeroU32,
+    ) -> Result<Option<Bytes>, FetchError> {
+        blob.check_range(&range)?;
+        if damaged_count.get() > 1 {
+            return Ok(None);
+        }
+        self.reader.exchange.counters.rereads.add(1);
+        let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
+        self.run(move |reader| async move { reader.read(request).await }).await.map(Some)
     }
 }
 
@@ -154,7 +173,12 @@ impl ImageSource for RegistrySource {
         let manifest = self.checked(manifest)?;
         self.run(move |reader| async move {
             let _permit = reader.limits.acquire(Priority::Demand).await?;
-            reader.exchange.fetch_manifest(&manifest).await
+            let stored = reader.exchange.fetch_manifest(&manifest).await?;
+            if let Ok(converted) = ConvertedManifest::parse(&stored.bytes) {
+                let blobs = converted.blobs.iter().filter_map(|blob| blob.blob().ok());
+                reader.ahead.expect(blobs.map(|blob| blob.id));
+            }
+            Ok(stored)
         })
         .await
     }

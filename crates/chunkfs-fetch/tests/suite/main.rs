@@ -1,11 +1,15 @@
 //! Public behaviour of the sources: exact bytes, exact requests.
 
+mod ahead;
 mod authorization;
 mod conformance;
+mod damage;
 mod faults;
 mod layout;
+mod progress;
 mod push;
 mod ranges;
 mod real;
 mod redirects;
+mod storm;
 mod support;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use chunkfs_fetch::{
-    AnonymousCredentials, Credentials, DockerConfigCredentials, ImageReference, ImageSink,
-    ImageSource, ManifestSelector, OciLayout, RegistryOptions, RegistrySource,
+    AnonymousCredentials, Credentials, DockerConfigCredentials, HttpLayout, ImageReference,
+    ImageSink, ImageSource, ManifestSelector, ObjectLayout, OciLayout, RegistryOptions,
+    RegistrySource, StoreOptions,
 };
 use chunkfs_image::{Cache, CacheOptions, Image, OpenOptions};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -29,7 +30,8 @@ pub(crate) async fn open_image(
     let mut cache_options = CacheOptions::new(Handle::current());
     cache_options.folder = cache_folder;
     let cache = Cache::open(cache_options)?;
-    let options = options.with_registry(registry_options(registry)?);
+    let options =
+        options.with_registry(registry_options(registry)?).with_store(store_options(registry));
     Ok(Image::open(image, &cache, options).await?)
 }
 
@@ -40,7 +42,21 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
     };
     Ok(RegistryOptions::new(Handle::current())
         .with_credentials(credentials)
+        .with_deadline(arguments.read_timeout)
         .with_plain_http(arguments.plain_http))
+}
+
+/// Settings come from the usual environment variables; the library picks those of the store.
+fn store_options(arguments: &RegistryArguments) -> StoreOptions {
+    let settings = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| {
+            ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
+        })?;
+        Some((name, value.into_string().ok()?))
+    });
+    StoreOptions::new(Handle::current())
+        .with_settings(settings)
+        .with_deadline(arguments.read_timeout)
 }
 
 /// The file named on the command line must be there; docker's own may be missing.
@@ -53,7 +69,7 @@ fn auth_file(arguments: &RegistryArguments) -> anyhow::Result<Option<PathBuf>> {
     Ok(folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file()))
 }
 
-/// The source of an image: a registry or a layout, and which manifest there.
+/// The source of an image: a registry or a layout of some kind, and which manifest there.
 pub(crate) async fn connect_source(
     image: &ImageReference,
     registry: &RegistryArguments,
@@ -68,10 +84,20 @@ pub(crate) async fn connect_source(
             let selector = layout.resolve(reference.selector()).await?;
             (Arc::new(layout), selector)
         }
+        ImageReference::Store(reference) if reference.scheme().is_web() => {
+            let layout = HttpLayout::new(reference, registry_options(registry)?)?;
+            let selector = layout.resolve(reference.selector()).await?;
+            (Arc::new(layout), selector)
+        }
+        ImageReference::Store(reference) => {
+            let layout = ObjectLayout::connect(reference, store_options(registry))?;
+            let selector = layout.resolve(reference.selector()).await?;
+            (Arc::new(layout), selector)
+        }
     })
 }
 
-/// The destination of an image: a registry or a layout, and the tag there.
+/// The destination of an image: a registry or a layout of some kind, and the tag there.
 pub(crate) fn connect_sink(
     image: &ImageReference,
     registry: &RegistryArguments,
@@ -85,6 +111,14 @@ pub(crate) fn connect_sink(
             let selector = reference.selector().context("a destination needs a tag")?;
             let layout = OciLayout::create(reference.path(), Handle::current())?;
             (Arc::new(layout), selector.clone())
+        }
+        ImageReference::Store(reference) => {
+            let selector = reference.selector().context("a destination needs a tag")?;
+            let sink: Arc<dyn ImageSink> = match reference.scheme().is_web() {
+                true => Arc::new(HttpLayout::new(reference, registry_options(registry)?)?),
+                false => Arc::new(ObjectLayout::connect(reference, store_options(registry))?),
+            };
+            (sink, selector.clone())
         }
     })
 }

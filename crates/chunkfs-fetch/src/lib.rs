@@ -10,9 +10,14 @@
 #![cfg_attr(feature = "layout", doc = "* [`OciLayout`]: an OCI image layout in a local folder.")]
 #![cfg_attr(
     feature = "registry",
-    doc = "* [`RegistrySource`]: one repository of an OCI registry, configured by\n  [`RegistryOptions`], with secrets from a [`Credentials`] implementation."
+    doc = "* [`RegistrySource`]: one repository of an OCI registry, configured by\n  [`RegistryOptions`], with secrets from a [`Credentials`] implementation.\n* [`HttpLayout`]: an OCI image layout on a web server, by the same options."
 )]
-//! * [`ImageReference`]: how people name an image: `docker://HOST/REPO:TAG` or `oci:DIR:TAG`.
+#![cfg_attr(
+    feature = "object-store",
+    doc = "* [`ObjectLayout`]: an OCI image layout in S3, GCS, Azure or any other object store."
+)]
+//! * [`ImageReference`]: how people name an image: `docker://HOST/REPO:TAG`, `oci:DIR:TAG`,
+//!   `s3://BUCKET/PREFIX:TAG` and so on.
 //! * [`ConvertedManifest`]: the manifest of a converted image.
 //! * [`fetch_verified`]: a small blob, whole and checked against its digest.
 //!
@@ -34,7 +39,9 @@
 //!
 //! # Features
 //!
-//! `layout` and `registry` (both on by default) add the two stores. `conformance` adds the suite
+//! `layout` and `registry` (both on by default) add the two stores. `s3`, `gcs` and `azure` add
+//! object stores and the way to connect to them; `object-store` alone takes one that is connected
+//! already. `conformance` adds the suite
 //! that every [`BlobSource`] should pass.
 //!
 //! # Limits
@@ -51,10 +58,12 @@ mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
-#[cfg(feature = "layout")]
+#[cfg(any(feature = "layout", feature = "registry"))]
 mod layout;
 mod manifest;
 mod memory;
+#[cfg(feature = "object-store")]
+mod objects;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
@@ -72,11 +81,16 @@ pub use manifest::{
     MANIFEST_MEDIA_TYPE,
 };
 pub use memory::MemorySource;
-pub use reference::{ImageReference, LayoutReference, RegistryReference};
+#[cfg(feature = "object-store")]
+pub use objects::{ObjectLayout, StoreOptions};
+pub use reference::{
+    ImageReference, LayoutReference, RegistryReference, StoreReference, StoreScheme,
+};
 #[cfg(feature = "registry")]
 pub use registry::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, DockerConfigCredentials,
-    FetchCounters, PriorityCounters, RegistryOptions, RegistrySource, StaticCredentials,
+    FetchCounters, HttpLayout, PriorityCounters, RegistryOptions, RegistrySource,
+    StaticCredentials,
 };
 pub use source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,

@@ -32,6 +32,9 @@ pub struct OpenOptions {
     /// How registries are spoken to; without it, anonymously on the cache's runtime.
     #[cfg(feature = "registry")]
     pub registry: Option<chunkfs_fetch::RegistryOptions>,
+    /// How object stores are spoken to; without it, without settings on the cache's runtime.
+    #[cfg(feature = "object-store")]
+    pub store: Option<chunkfs_fetch::StoreOptions>,
 }
 
 impl Default for OpenOptions {
@@ -43,6 +46,8 @@ impl Default for OpenOptions {
             index_len_max: INDEX_LEN_MAX,
             #[cfg(feature = "registry")]
             registry: None,
+            #[cfg(feature = "object-store")]
+            store: None,
         }
     }
 }
@@ -76,7 +81,15 @@ impl OpenOptions {
         self
     }
 
-    /// Sets how registries are spoken to.
+    /// Sets how object stores are spoken to.
+    #[cfg(feature = "object-store")]
+    #[must_use]
+    pub fn with_store(mut self, store: chunkfs_fetch::StoreOptions) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets how registries and web servers are spoken to.
     #[cfg(feature = "registry")]
     #[must_use]
     pub fn with_registry(mut self, registry: chunkfs_fetch::RegistryOptions) -> Self {
@@ -175,7 +188,25 @@ async fn connect(
             let selector = source.resolve(layout.selector()).await?;
             Ok((Arc::new(source), selector))
         }
-        #[cfg(not(all(feature = "registry", feature = "layout")))]
+        #[cfg(feature = "registry")]
+        ImageReference::Store(store) if store.scheme().is_web() => {
+            let runtime = cache.runtime().clone();
+            let options = options.registry.clone();
+            let options = options.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+            let source = chunkfs_fetch::HttpLayout::new(store, options)?;
+            let selector = source.resolve(store.selector()).await?;
+            Ok((Arc::new(source), selector))
+        }
+        #[cfg(feature = "object-store")]
+        ImageReference::Store(store) => {
+            let runtime = cache.runtime().clone();
+            let options = options.store.clone();
+            let options = options.unwrap_or_else(|| chunkfs_fetch::StoreOptions::new(runtime));
+            let source = chunkfs_fetch::ObjectLayout::connect(store, options)?;
+            let selector = source.resolve(store.selector()).await?;
+            Ok((Arc::new(source), selector))
+        }
+        #[cfg(not(all(feature = "object-store", feature = "layout")))]
         other => Err(FetchError::InvalidReference {
             text: other.to_string(),
             problem: "this build has no support for such references",

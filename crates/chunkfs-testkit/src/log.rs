@@ -29,6 +29,7 @@ impl LoggedRequest {
         self.method == "GET"
             && (self.path.starts_with("/storage/")
                 || self.path.starts_with("/hop/")
-                || self.path.contains("/blobs/sha256:"))
+                || self.path.contains("/blobs/sha256:")
+                || self.path.contains("/blobs/sha256/"))
     }
 }

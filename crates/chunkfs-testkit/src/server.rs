@@ -111,6 +111,11 @@ impl RangeServer {
         self.state.content().remove_blob(repository, id)
     }
 
+    /// Returns a plain file by its path, which begins with `/files/`.
+    pub fn file(&self, path: &str) -> Option<Bytes> {
+        self.state.content().file(path)
+    }
+
     /// Adds a manifest under a tag (or digest) and under its digest.
     pub fn add_manifest(
         &self,

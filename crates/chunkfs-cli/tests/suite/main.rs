@@ -9,6 +9,7 @@ mod mount;
 mod mount_ends;
 mod reading;
 mod registry;
+mod stores;
 mod support;
 mod usage;
 mod verify;

@@ -68,7 +68,7 @@ impl Exchange {
         if state.has_location() || state.honours_ranges() {
             return;
         }
-        let url = self.origin.url(&format!("blobs/{blob}"));
+        let url = self.origin.blob_url(blob);
         let mut request = Outgoing::get(url, Priority::Prefetch);
         // One byte, in case the registry serves this blob itself.
         request.headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));

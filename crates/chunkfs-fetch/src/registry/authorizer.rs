@@ -160,7 +160,7 @@ impl Authorizer {
                 }),
                 Err(_) => {
                     let what = format!("a token for {}", authorizer.origin.host());
-                    Err(FetchError::Timeout { what, after: deadline })
+                    Err(FetchError::Timeout { what, after: deadline, last: None })
                 }
             };
             if let Some(slot) = authorizer.slots().get_mut(&access) {

@@ -163,7 +163,7 @@ impl Exchange {
             }
             state.forget(&url);
         }
-        let url = self.origin.url(&format!("blobs/{blob}"));
+        let url = self.origin.blob_url(blob);
         let (answer, is_redirected) = self.follow(request(url)).await?;
         if is_redirected && answer.status().is_success() {
             state.remember(answer.url(), true);

@@ -7,8 +7,9 @@ use reqwest::{Method, StatusCode};
 
 use super::authorizer::Access;
 use super::exchange::{Exchange, Outgoing};
+use super::outgoing::MemoryBody;
 use super::patience::Patience;
-use super::push::MemoryBody;
+
 use crate::error::FetchError;
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::source::{ManifestSelector, Priority, StoredManifest};
@@ -121,7 +122,7 @@ impl Exchange {
         let after = self.options.deadline;
         match tokio::time::timeout(after, repeated).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout { what: what.to_owned(), after }),
+            Err(_) => Err(FetchError::Timeout { what: what.to_owned(), after, last: None }),
         }
     }
 }

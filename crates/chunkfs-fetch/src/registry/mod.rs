@@ -1,4 +1,4 @@
-//! OCI registries over HTTP.
+//! OCI registries over HTTP, and layouts on web servers by the same rules.
 //!
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
 //! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
@@ -11,18 +11,20 @@ mod authorizer;
 mod blobs;
 mod body;
 mod challenge;
-mod client;
+pub(crate) mod client;
 mod counters;
 mod credentials;
 mod date;
 mod docker_config;
 mod exchange;
 mod hosts;
-mod limits;
+mod http_layout;
+pub(crate) mod limits;
 mod manifest;
 mod options;
 mod origin;
-mod patience;
+mod outgoing;
+pub(crate) mod patience;
 mod push;
 mod range;
 mod source;
@@ -36,5 +38,6 @@ pub use credentials::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, StaticCredentials,
 };
 pub use docker_config::DockerConfigCredentials;
+pub use http_layout::HttpLayout;
 pub use options::RegistryOptions;
 pub use source::RegistrySource;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::client;
 use super::credentials::{AnonymousCredentials, Credentials};
 use super::hosts::Hosts;
 
@@ -158,6 +159,18 @@ impl RegistryOptions {
     pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
         self.whole_blobs_len_max = whole_blobs_len_max;
         self
+    }
+}
+
+impl RegistryOptions {
+    pub(super) fn client(&self, needs_roots: bool) -> client::Settings<'_> {
+        client::Settings {
+            connect_timeout: self.connect_timeout,
+            idle_max: self.connections_max,
+            user_agent: &self.user_agent,
+            root_certificates_pem: &self.root_certificates_pem,
+            needs_roots,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which URLs are talked to, and how they are shown.
 
+use chunkfs_format::BlobId;
 use reqwest::Url;
 
 use super::options::RegistryOptions;
 use crate::error::FetchError;
-use crate::reference::{RegistryReference, is_loopback_host};
+use crate::layout::remote::blob_path;
+use crate::reference::{RegistryReference, StoreReference, is_loopback_host};
 
 /// The registry's scheme, host and port, and the rules for all other hosts.
 #[derive(Debug)]
@@ -12,6 +14,7 @@ pub(super) struct Origin {
     base: Url,
     host: String,
     allows_plain_http: bool,
+    is_layout: bool,
 }
 
 impl Origin {
@@ -27,7 +30,29 @@ impl Origin {
             url: base,
             problem: format!("not a URL: {error}"),
         })?;
-        Ok(Self { base, host, allows_plain_http: options.plain_http })
+        Ok(Self { base, host, allows_plain_http: options.plain_http, is_layout: false })
+    }
+
+    /// The origin of a layout on a web server. Plain HTTP is what its name asks for.
+    pub(super) fn of_layout(
+        reference: &StoreReference,
+        options: &RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let base = format!("{}/", reference.place());
+        let base = Url::parse(&base).map_err(|error| FetchError::Protocol {
+            url: base,
+            problem: format!("not a URL: {error}"),
+        })?;
+        let host = reference.bucket().to_owned();
+        Ok(Self { base, host, allows_plain_http: options.plain_http, is_layout: true })
+    }
+
+    /// Returns the URL of a blob.
+    pub(super) fn blob_url(&self, blob: BlobId) -> Url {
+        match self.is_layout {
+            true => self.url(&blob_path(blob)),
+            false => self.url(&format!("blobs/{blob}")),
+        }
     }
 
     /// Returns the host as it was written in the reference.
@@ -76,6 +101,7 @@ impl Origin {
             "https" => Ok(()),
             "http" if self.allows_plain_http => Ok(()),
             "http" if is_loopback(url) && is_loopback(&self.base) => Ok(()),
+            "http" if self.is_same(url) => Ok(()),
             "http" => Err(Refusal::PlainHttp(host_of(url))),
             _ => Err(Refusal::Scheme),
         }

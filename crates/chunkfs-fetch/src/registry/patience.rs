@@ -14,7 +14,7 @@ const STEPS_MAX: u32 = 64;
 
 /// How much failure one operation still tolerates.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     retries_left: u32,
     steps_left: u32,
     backoff: Duration,
@@ -35,10 +35,21 @@ impl Patience {
         patience
     }
 
+    /// Returns the patience of a range read from an object store, which has a deadline around it.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn of_object(
+        retries_max: Option<u32>,
+        backoff: Duration,
+        priority: Priority,
+    ) -> Self {
+        let default = if priority == Priority::Demand { u32::MAX } else { RETRIES_MAX };
+        Self { retries_left: retries_max.unwrap_or(default), steps_left: STEPS_MAX, backoff }
+    }
+
     /// Waits before the next try, or returns the error if there is to be none.
     ///
     /// A failure after progress costs no retry and no wait, but a step.
-    pub(super) async fn after(
+    pub(crate) async fn after(
         &mut self,
         error: FetchError,
         has_progressed: bool,

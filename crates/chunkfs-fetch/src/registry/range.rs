@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,15 +12,18 @@ use futures::future::{Either, select};
 use reqwest::StatusCode;
 
 use super::ahead::Ahead;
+use super::authorizer::Authorizer;
 use super::blobs::{BlobRequest, BlobState, Blobs};
 use super::body::{Body, ContentRange};
+use super::counters::Counters;
 use super::exchange::Exchange;
 use super::limits::{Limits, Permit};
-use super::origin::redacted;
+use super::options::RegistryOptions;
+use super::origin::{Origin, redacted};
 use super::patience::Patience;
 use super::turnstile::Turn;
 use super::whole::Wholes;
-use crate::error::FetchError;
+use crate::error::{ErrorSource, FetchError};
 use crate::source::{BlobDescriptor, Priority};
 
 /// Reads ranges of blobs.
@@ -48,31 +51,68 @@ pub(super) struct RangeRequest {
 struct Wanted {
     request: RangeRequest,
     received: BytesMut,
-    /// The bytes received so far by this read, for who looks whether there is progress.
-    progress: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+}
+
+/// How a read goes, for those who watch it.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The bytes received so far.
+    received: AtomicU64,
+    last_error: Mutex<Option<FetchError>>,
 }
 
 impl RangeReader {
+    /// Sets up everything that one host and repository needs; sends nothing.
+    pub(super) fn new(
+        origin: Origin,
+        repository: &str,
+        options: RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let client = options.client(origin.is_https()).build()?;
+        let (origin, counters) = (Arc::new(origin), Arc::new(Counters::default()));
+        let authorizer = Arc::new(Authorizer::new(
+            client.clone(),
+            Arc::clone(&origin),
+            repository,
+            options.clone(),
+            Arc::clone(&counters),
+        ));
+        let limits = Limits::new(options.connections_max, options.prefetch_connections_max);
+        let wholes = Wholes::new(options.whole_blobs_len_max);
+        let exchange = Arc::new(Exchange { client, origin, authorizer, counters, options });
+        let (blobs, ahead) = Default::default();
+        Ok(Self { exchange, limits, blobs, wholes, ahead })
+    }
+
     /// Reads exactly the range within the deadline.
     pub(super) async fn read(&self, request: RangeRequest) -> Result<Bytes, FetchError> {
         let after = self.exchange.options.deadline;
         let what = request.blob.id;
-        match tokio::time::timeout(after, self.read_hedged(request)).await {
+        let progress = Arc::new(Progress::default());
+        match tokio::time::timeout(after, self.read_hedged(request, &progress)).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout { what: format!("blob {what}"), after }),
+            Err(_) => {
+                let last = progress.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+                let last = last.clone().map(|error| Arc::new(error) as ErrorSource);
+                Err(FetchError::Timeout { what: format!("blob {what}"), after, last })
+            }
         }
     }
 
     /// Sends a second request if the first makes no progress; the first answer wins.
-    async fn read_hedged(&self, request: RangeRequest) -> Result<Bytes, FetchError> {
-        let progress = Arc::new(AtomicU64::new(0));
-        let first = self.read_patiently(Wanted::new(request.clone(), Arc::clone(&progress)));
+    async fn read_hedged(
+        &self,
+        request: RangeRequest,
+        progress: &Arc<Progress>,
+    ) -> Result<Bytes, FetchError> {
+        let first = self.read_patiently(Wanted::new(request.clone(), Arc::clone(progress)));
         let hedge_after = self.exchange.options.hedge_after;
         let Some(hedge_after) = hedge_after.filter(|_| request.priority == Priority::Demand) else {
             return first.await;
         };
         let mut first = pin!(first);
-        let stuck = self.stuck(request.blob.id, &progress, hedge_after);
+        let stuck = self.stuck(request.blob.id, progress, hedge_after);
         if let Either::Left((result, _)) = select(&mut first, pin!(stuck)).await {
             return result;
         }
@@ -88,12 +128,12 @@ impl RangeReader {
     /// Waits until a read has brought nothing for a while although its blob's ranges can be read.
     ///
     /// Until that is known, others wait for the same answer, and a second one could be the whole.
-    async fn stuck(&self, blob: BlobId, progress: &AtomicU64, hedge_after: Duration) {
+    async fn stuck(&self, blob: BlobId, progress: &Progress, hedge_after: Duration) {
         let state = self.blobs.state(blob);
         let mut before = 0;
         loop {
             tokio::time::sleep(hedge_after).await;
-            let now = progress.load(Ordering::Relaxed);
+            let now = progress.received.load(Ordering::Relaxed);
             if now == before && state.honours_ranges() {
                 return;
             }
@@ -114,6 +154,8 @@ impl RangeReader {
                 Err(error) => error,
             };
             self.exchange.counters.retries.add(1);
+            let last = Some(error.clone());
+            *wanted.progress.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last;
             if matches!(error, FetchError::DigestMismatch { .. }) && !was_damaged {
                 // A whole blob was damaged on its way: once more, around caches.
                 was_damaged = true;
@@ -208,7 +250,7 @@ impl RangeReader {
 }
 
 impl Wanted {
-    fn new(request: RangeRequest, progress: Arc<AtomicU64>) -> Self {
+    fn new(request: RangeRequest, progress: Arc<Progress>) -> Self {
         Self { request, received: BytesMut::new(), progress }
     }
 
@@ -254,7 +296,7 @@ impl Wanted {
             let missing = end - self.remaining().start;
             piece.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
             self.received.extend_from_slice(&piece);
-            self.progress.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.progress.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
         if !self.remaining().is_empty() {
             return Ok(());
@@ -265,7 +307,7 @@ impl Wanted {
 
     fn truncated(&self, exchange: &Exchange) -> FetchError {
         FetchError::Truncated {
-            url: redacted(&exchange.origin.url(&format!("blobs/{}", self.request.blob.id))),
+            url: redacted(&exchange.origin.blob_url(self.request.blob.id)),
             received: self.received.len() as u64,
             expected: self.request.range.end - self.request.range.start,
         }

@@ -10,16 +10,11 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
-use super::authorizer::Authorizer;
-use super::client;
-use super::counters::{Counters, FetchCounters};
-use super::exchange::Exchange;
-use super::limits::Limits;
+use super::counters::FetchCounters;
 use super::options::RegistryOptions;
 use super::origin::Origin;
 use super::range::{RangeReader, RangeRequest};
 use super::stream;
-use super::whole::Wholes;
 use crate::error::FetchError;
 use crate::manifest::ConvertedManifest;
 use crate::reference::RegistryReference;
@@ -79,22 +74,8 @@ impl RegistrySource {
     /// # Errors
     /// [`FetchError::Tls`] if TLS cannot be set up.
     pub fn new(reference: RegistryReference, options: RegistryOptions) -> Result<Self, FetchError> {
-        let origin = Arc::new(Origin::new(&reference, &options)?);
-        let client = client::build(&options, origin.is_https())?;
-        let counters = Arc::new(Counters::default());
-        let authorizer = Arc::new(Authorizer::new(
-            client.clone(),
-            Arc::clone(&origin),
-            reference.repository(),
-            options.clone(),
-            Arc::clone(&counters),
-        ));
-        let limits = Limits::new(&options);
-        let wholes = Wholes::new(options.whole_blobs_len_max);
-        let exchange = Exchange { client, origin, authorizer, counters, options };
-        let exchange = Arc::new(exchange);
-        let (blobs, ahead) = Default::default();
-        let reader = RangeReader { exchange, limits, blobs, wholes, ahead };
+        let origin = Origin::new(&reference, &options)?;
+        let reader = RangeReader::new(origin, reference.repository(), options)?;
         Ok(Self { reader: Arc::new(reader), reference })
     }
 

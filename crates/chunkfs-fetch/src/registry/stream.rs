@@ -57,7 +57,7 @@ async fn send_all(
         let error = match send_some(reader, blob, &mut offset, sender).await {
             Ok(()) if offset == blob.len => return Ok(()),
             Ok(()) => FetchError::Truncated {
-                url: redacted(&exchange.origin.url(&format!("blobs/{}", blob.id))),
+                url: redacted(&exchange.origin.blob_url(blob.id)),
                 received: offset,
                 expected: blob.len,
             },

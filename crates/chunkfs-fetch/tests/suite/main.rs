@@ -11,5 +11,7 @@ mod push;
 mod ranges;
 mod real;
 mod redirects;
+mod s3;
+mod stores;
 mod storm;
 mod support;

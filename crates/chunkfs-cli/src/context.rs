@@ -40,10 +40,15 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
         Some(path) => Arc::new(DockerConfigCredentials::from_path(path)),
         None => Arc::new(AnonymousCredentials),
     };
-    Ok(RegistryOptions::new(Handle::current())
+    let mut options = RegistryOptions::new(Handle::current())
         .with_credentials(credentials)
         .with_deadline(arguments.read_timeout)
-        .with_plain_http(arguments.plain_http))
+        .with_plain_http(arguments.plain_http);
+    if let Some(folder) = &arguments.hosts_dir {
+        anyhow::ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+        options = options.with_hosts_folder(folder);
+    }
+    Ok(options)
 }
 
 /// Settings come from the usual environment variables; the library picks those of the store.

@@ -18,6 +18,9 @@ pub(crate) struct RegistryArguments {
         help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]"
     )]
     pub(crate) auth_file: Option<PathBuf>,
+    /// Ask mirrors first, as containerd's HOST/hosts.toml files in this folder say
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) hosts_dir: Option<PathBuf>,
     /// Give up a read from a registry or store after this long, retries included
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub(crate) read_timeout: Duration,

@@ -216,6 +216,15 @@ pub enum FetchError {
         problem: String,
     },
 
+    /// A `hosts.toml` makes no sense or wants what is not supported.
+    #[error("cannot use {}: {problem}", .path.display())]
+    InvalidHosts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+
     /// A layout holds several manifests and none was chosen.
     #[error(
         "{} holds {count} manifests; choose one by `:TAG` or `@DIGEST` at its end (tags: {})",

@@ -89,7 +89,7 @@ pub use reference::{
 #[cfg(feature = "registry")]
 pub use registry::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, DockerConfigCredentials,
-    FetchCounters, HttpLayout, PriorityCounters, RegistryOptions, RegistrySource,
+    FetchCounters, HttpLayout, Mirror, PriorityCounters, RegistryOptions, RegistrySource,
     StaticCredentials,
 };
 pub use source::{

@@ -24,6 +24,8 @@ pub struct FetchCounters {
     pub hedged_reads: u64,
     /// Reads repeated because what came first was damaged.
     pub rereads: u64,
+    /// Reads and manifests that a mirror failed to give, so that the next place was asked.
+    pub mirror_failures: u64,
 }
 
 /// The part of [`FetchCounters`] that is counted by priority.
@@ -46,6 +48,7 @@ pub(super) struct Counters {
     pub(super) whole_blob_transfers: Count,
     pub(super) hedged_reads: Count,
     pub(super) rereads: Count,
+    pub(super) mirror_failures: Count,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +89,7 @@ impl Counters {
             whole_blob_transfers: self.whole_blob_transfers.get(),
             hedged_reads: self.hedged_reads.get(),
             rereads: self.rereads.get(),
+            mirror_failures: self.mirror_failures.get(),
         }
     }
 }

@@ -144,6 +144,9 @@ impl Exchange {
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.origin.is_same(&request.url) {
+            builder = builder.headers(self.origin.headers().clone());
+        }
         if let Some(authorization) = authorization {
             builder = builder.header(AUTHORIZATION, authorization.value.clone());
         }

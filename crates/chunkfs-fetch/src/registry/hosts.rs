@@ -15,6 +15,10 @@ use crate::error::FetchError;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// There are few hosts; this bounds them if redirects name ever new ones.
 const HOSTS_MAX: usize = 64;
+/// How long a mirror that failed is passed over; doubled with each further failure.
+const AVOID_MIN: Duration = Duration::from_secs(1);
+const AVOID_MAX: Duration = Duration::from_secs(60);
+
 /// The state of hosts, shared by all sources that are made from clones of the same options.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
@@ -26,6 +30,9 @@ struct Host {
     /// Until when nothing is sent, because the host said so or is overloaded.
     resume_at: Option<Instant>,
     overload_count: u32,
+    /// Until when other places are preferred, because this one failed.
+    avoid_until: Option<Instant>,
+    failure_count: u32,
 }
 
 impl Hosts {
@@ -81,11 +88,34 @@ impl Hosts {
         }
     }
 
+    /// Notes that a read from a mirror failed, so that it is passed over for a while.
+    pub(super) fn note_failure(&self, host: &str) {
+        self.change(host, |host| {
+            let pause = AVOID_MIN.saturating_mul(1 << host.failure_count.min(16)).min(AVOID_MAX);
+            host.failure_count = host.failure_count.saturating_add(1);
+            host.avoid_until = Instant::now().checked_add(pause);
+        });
+    }
+
+    /// Notes that a mirror works.
+    pub(super) fn note_success(&self, host: &str) {
+        if let Some(host) = self.hosts().get_mut(host) {
+            (host.failure_count, host.avoid_until) = (0, None);
+        }
+    }
+
+    /// Returns whether a mirror is to be asked, as far as is known.
+    pub(super) fn is_preferred(&self, host: &str) -> bool {
+        let hosts = self.hosts();
+        let avoid_until = hosts.get(host).and_then(|host| host.avoid_until);
+        avoid_until.is_none_or(|avoid_until| avoid_until <= Instant::now())
+    }
+
     fn change(&self, name: &str, change: impl FnOnce(&mut Host)) {
         let mut hosts = self.hosts();
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(name) {
             let now = Instant::now();
-            hosts.retain(|_, host| host.resume_at > Some(now));
+            hosts.retain(|_, host| host.resume_at.max(host.avoid_until) > Some(now));
         }
         if hosts.len() < HOSTS_MAX || hosts.contains_key(name) {
             change(hosts.entry(name.to_owned()).or_default());
@@ -127,11 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failing_mirror_is_avoided_until_it_works() {
+        let hosts = Hosts::default();
+        assert!(hosts.is_preferred("m"));
+        hosts.note_failure("m");
+        assert!(!hosts.is_preferred("m") && hosts.is_preferred("n"));
+        hosts.note_success("m");
+        assert!(hosts.is_preferred("m"));
+    }
+
+    #[test]
     fn the_number_of_hosts_is_bounded() {
         let hosts = Hosts::default();
         for number in 0..2 * HOSTS_MAX {
-            let (status, headers) = (StatusCode::TOO_MANY_REQUESTS, HeaderMap::new());
-            hosts.note_answer(&number.to_string(), status, &headers, BACKOFF_MAX);
+            hosts.note_failure(&number.to_string());
         }
         assert_eq!(hosts.hosts().len(), HOSTS_MAX);
     }

@@ -57,7 +57,7 @@ impl HttpLayout {
             return Err(FetchError::Store { place, problem: "it is no web server".to_owned() });
         }
         let origin = Origin::of_layout(reference, &options)?;
-        let reader = RangeReader::new(origin, "", options)?;
+        let reader = RangeReader::new(origin, "", options, Arc::default())?;
         Ok(Self { reader: Arc::new(reader), place })
     }
 

@@ -1,6 +1,7 @@
 //! How a registry is talked to.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::runtime::Handle;
 use super::client;
 use super::credentials::{AnonymousCredentials, Credentials};
 use super::hosts::Hosts;
+use super::mirrors::{Mirror, Mirrors};
 
 /// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
 ///
@@ -34,6 +36,7 @@ pub struct RegistryOptions {
     pub(super) whole_blobs_len_max: u64,
     pub(super) hedge_after: Option<Duration>,
     pub(super) hosts: Arc<Hosts>,
+    pub(super) mirrors: Mirrors,
 }
 
 impl RegistryOptions {
@@ -58,6 +61,7 @@ impl RegistryOptions {
             whole_blobs_len_max: 128 << 20,
             hedge_after: Some(Duration::from_secs(2)),
             hosts: Arc::default(),
+            mirrors: Mirrors::default(),
         }
     }
 
@@ -106,6 +110,26 @@ impl RegistryOptions {
     /// Less than 1 KiB for each second of this time is no progress.
     pub fn with_progress_timeout(mut self, progress_timeout: Duration) -> Self {
         self.progress_timeout = progress_timeout;
+        self
+    }
+
+    /// Asks a mirror before the registry `host` (with port, if it has one); several are asked in order.
+    ///
+    /// A mirror gets one retry and a quarter of the deadline, at most 15 s. One that fails is passed
+    /// over for a second, longer with each further failure, by all sources of these options. Blobs
+    /// that are read whole for conversion, and all writes, go to the registry itself.
+    pub fn with_mirror(mut self, host: impl Into<String>, mirror: Mirror) -> Self {
+        self.mirrors.given.push((host.into(), mirror));
+        self
+    }
+
+    /// Reads mirrors from a folder with containerd's layout: `HOST/hosts.toml`, else
+    /// `_default/hosts.toml`. The files are read whenever a source is made.
+    ///
+    /// `server`, `capabilities`, `ca`, `header` and `override_path` are heeded; `client` and
+    /// `skip_verify` are errors, other settings are ignored.
+    pub fn with_hosts_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.mirrors.hosts_folder = Some(folder.into());
         self
     }
 
@@ -191,6 +215,7 @@ impl fmt::Debug for RegistryOptions {
             .field("root_certificates_count", &self.root_certificates_pem.len())
             .field("whole_blobs_len_max", &self.whole_blobs_len_max)
             .field("hedge_after", &self.hedge_after)
+            .field("mirrors", &self.mirrors)
             .finish()
     }
 }

@@ -2,7 +2,9 @@
 
 use chunkfs_format::BlobId;
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 
+use super::mirrors::{Mirror, namespace};
 use super::options::RegistryOptions;
 use crate::error::FetchError;
 use crate::layout::remote::blob_path;
@@ -15,6 +17,9 @@ pub(super) struct Origin {
     host: String,
     allows_plain_http: bool,
     is_layout: bool,
+    /// What a mirror is asked for besides the path: which registry is meant.
+    query: Option<String>,
+    headers: HeaderMap,
 }
 
 impl Origin {
@@ -30,7 +35,41 @@ impl Origin {
             url: base,
             problem: format!("not a URL: {error}"),
         })?;
-        Ok(Self { base, host, allows_plain_http: options.plain_http, is_layout: false })
+        Ok(Self::at(base, host, options))
+    }
+
+    fn at(base: Url, host: String, options: &RegistryOptions) -> Self {
+        let allows_plain_http = options.plain_http;
+        let headers = HeaderMap::new();
+        Self { base, host, allows_plain_http, is_layout: false, query: None, headers }
+    }
+
+    /// The place of a repository on a mirror of its registry.
+    pub(super) fn of_mirror(
+        reference: &RegistryReference,
+        mirror: &Mirror,
+        options: &RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let mut base = mirror.url.clone();
+        let version = if mirror.overrides_path { "" } else { "/v2" };
+        let path = base.path().trim_end_matches('/');
+        let path = format!("{path}{version}/{}/", reference.repository());
+        base.set_path(&path);
+        let host = host_of(&base);
+        let mut origin = Self::at(base, host, options);
+        if origin.host != reference.host() {
+            let pairs = [("ns", namespace(reference.host()))];
+            let mut url = origin.base.clone();
+            origin.query =
+                url.query_pairs_mut().extend_pairs(pairs).finish().query().map(str::to_owned);
+        }
+        origin.headers = mirror.headers.clone();
+        Ok(origin)
+    }
+
+    /// Returns the headers that requests to the registry itself carry.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// The origin of a layout on a web server. Plain HTTP is what its name asks for.
@@ -44,7 +83,7 @@ impl Origin {
             problem: format!("not a URL: {error}"),
         })?;
         let host = reference.bucket().to_owned();
-        Ok(Self { base, host, allows_plain_http: options.plain_http, is_layout: true })
+        Ok(Self { is_layout: true, ..Self::at(base, host, options) })
     }
 
     /// Returns the URL of a blob.
@@ -68,6 +107,7 @@ impl Origin {
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path()));
+        url.set_query(self.query.as_deref());
         url
     }
 

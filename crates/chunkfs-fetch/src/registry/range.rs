@@ -68,9 +68,10 @@ impl RangeReader {
         origin: Origin,
         repository: &str,
         options: RegistryOptions,
+        counters: Arc<Counters>,
     ) -> Result<Self, FetchError> {
         let client = options.client(origin.is_https()).build()?;
-        let (origin, counters) = (Arc::new(origin), Arc::new(Counters::default()));
+        let origin = Arc::new(origin);
         let authorizer = Arc::new(Authorizer::new(
             client.clone(),
             Arc::clone(&origin),

@@ -12,11 +12,10 @@ use futures::stream::BoxStream;
 
 use super::counters::FetchCounters;
 use super::options::RegistryOptions;
-use super::origin::Origin;
-use super::range::{RangeReader, RangeRequest};
+use super::range::RangeRequest;
+use super::sites::Sites;
 use super::stream;
 use crate::error::FetchError;
-use crate::manifest::ConvertedManifest;
 use crate::reference::RegistryReference;
 use crate::source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,
@@ -38,6 +37,7 @@ use crate::task;
 ///   a blob is reused until it expires or is refused, then renewed once. Once a blob of an image
 ///   was redirected, the locations of its other blobs are asked for ahead.
 /// * *Tokens.* Renewed shortly before they expire, by one request however many readers wait.
+/// * *Mirrors.* Those of the options are asked first, in order, while they work.
 /// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503
 ///   and 504 are retried with growing pauses; `Retry-After` holds back all requests to that host.
 ///   404 is not retried.
@@ -63,7 +63,7 @@ use crate::task;
 /// locations. The last two end with the last clone of the source.
 #[derive(Clone)]
 pub struct RegistrySource {
-    reader: Arc<RangeReader>,
+    sites: Arc<Sites>,
     reference: RegistryReference,
 }
 
@@ -74,9 +74,8 @@ impl RegistrySource {
     /// # Errors
     /// [`FetchError::Tls`] if TLS cannot be set up.
     pub fn new(reference: RegistryReference, options: RegistryOptions) -> Result<Self, FetchError> {
-        let origin = Origin::new(&reference, &options)?;
-        let reader = RangeReader::new(origin, reference.repository(), options)?;
-        Ok(Self { reader: Arc::new(reader), reference })
+        let sites = Arc::new(Sites::new(&reference, options)?);
+        Ok(Self { sites, reference })
     }
 
     /// Returns the reference that this source was made from.
@@ -86,19 +85,19 @@ impl RegistrySource {
 
     /// Returns what this source and its clones have done so far.
     pub fn counters(&self) -> FetchCounters {
-        self.reader.exchange.counters.snapshot()
+        self.sites.counters.snapshot()
     }
 
     /// Runs one operation on the runtime of the options.
     async fn run<T: Send + 'static, F>(
         &self,
-        work: impl FnOnce(Arc<RangeReader>) -> F + Send,
+        work: impl FnOnce(Arc<Sites>) -> F + Send,
     ) -> Result<T, FetchError>
     where
         F: Future<Output = Result<T, FetchError>> + Send + 'static,
     {
-        let work = work(Arc::clone(&self.reader));
-        task::run(&self.reader.exchange.options.runtime, work).await
+        let work = work(Arc::clone(&self.sites));
+        task::run(&self.sites.origin.exchange.options.runtime, work).await
     }
 }
 
@@ -106,7 +105,7 @@ impl fmt::Debug for RegistrySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistrySource")
             .field("reference", &self.reference.to_string())
-            .field("options", &self.reader.exchange.options)
+            .field("options", &self.sites.origin.exchange.options)
             .finish_non_exhaustive()
     }
 }
@@ -124,10 +123,10 @@ impl BlobSource for RegistrySource {
             return Ok(Bytes::new());
         }
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
-        self.run(move |reader| async move { reader.read(request).await }).await
+        self.run(move |sites| async move { sites.read(request).await }).await
     }
 
-    /// Reads once more, with a request that caches on the way must pass on.
+    /// Reads once more from each place, with requests that caches on the way must pass on.
     async fn reread_range(
         &self,
         blob: &BlobDescriptor,
@@ -136,12 +135,8 @@ impl BlobSource for RegistrySource {
         damaged_count: NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
         blob.check_range(&range)?;
-        if damaged_count.get() > 1 {
-            return Ok(None);
-        }
-        self.reader.exchange.counters.rereads.add(1);
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
-        self.run(move |reader| async move { reader.read(request).await }).await.map(Some)
+        self.run(move |sites| async move { sites.reread(request, damaged_count).await }).await
     }
 }
 
@@ -152,20 +147,11 @@ impl ImageSource for RegistrySource {
         manifest: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError> {
         let manifest = self.checked(manifest)?;
-        self.run(move |reader| async move {
-            let _permit = reader.limits.acquire(Priority::Demand).await?;
-            let stored = reader.exchange.fetch_manifest(&manifest).await?;
-            if let Ok(converted) = ConvertedManifest::parse(&stored.bytes) {
-                let blobs = converted.blobs.iter().filter_map(|blob| blob.blob().ok());
-                reader.ahead.expect(blobs.map(|blob| blob.id));
-            }
-            Ok(stored)
-        })
-        .await
+        self.run(move |sites| async move { sites.fetch_manifest(&manifest).await }).await
     }
 
     fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        stream::stream_blob(Arc::clone(&self.reader), *blob)
+        stream::stream_blob(Arc::clone(&self.sites.origin), *blob)
     }
 }
 
@@ -173,7 +159,8 @@ impl ImageSource for RegistrySource {
 impl ImageSink for RegistrySource {
     async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
         let blob = *blob;
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.has_blob(&blob).await
         })
@@ -186,7 +173,8 @@ impl ImageSink for RegistrySource {
         from_repository: &str,
     ) -> Result<bool, FetchError> {
         let (blob, from) = (*blob, from_repository.to_owned());
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.mount_blob(&blob, &from).await
         })
@@ -199,7 +187,8 @@ impl ImageSink for RegistrySource {
         content: BlobContent,
     ) -> Result<(), FetchError> {
         let blob = *blob;
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.put_blob(&blob, content).await
         })
@@ -213,7 +202,8 @@ impl ImageSink for RegistrySource {
         bytes: Bytes,
     ) -> Result<BlobId, FetchError> {
         let (manifest, media_type) = (self.checked(manifest)?, media_type.to_owned());
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.put_manifest(&manifest, &media_type, bytes).await
         })

@@ -6,6 +6,7 @@ mod conformance;
 mod damage;
 mod faults;
 mod layout;
+mod mirrors;
 mod progress;
 mod push;
 mod ranges;

@@ -67,6 +67,9 @@ pub(crate) struct ConvertArguments {
     /// Reuse the layers and chunks of this converted image (repeatable)
     #[arg(long, value_name = "IMAGE", value_parser = parse_image)]
     pub(crate) reuse: Vec<ImageReference>,
+    /// Put the result beside its original, in the same repository or layout [default form: index]
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "index")]
+    pub(crate) attach: Option<Attach>,
     /// Choose this image of a multi-platform index, as OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = parse_platform)]
     pub(crate) platform: Option<Platform>,
@@ -102,6 +105,14 @@ impl ConvertArguments {
         let fitting = PACK_SIZE_DEFAULT.min(self.chunk_size.bytes().into());
         PackSize::new(self.pack_size.unwrap_or(fitting), self.chunk_size)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attach {
+    /// The destination's tag names an image index with both; other runtimes use the original
+    Index,
+    /// The result refers to the original; no tag changes
+    Referrer,
 }
 
 /// What is converted.

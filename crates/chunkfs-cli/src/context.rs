@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use chunkfs_fetch::{
     AnonymousCredentials, Credentials, DockerConfigCredentials, HttpLayout, ImageReference,
     ImageSink, ImageSource, ManifestSelector, ObjectLayout, OciLayout, RegistryOptions,
-    RegistrySource, StoreOptions,
+    RegistrySource, StoreOptions, find_converted,
 };
 use chunkfs_image::{Cache, CacheOptions, Image, OpenOptions};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -30,8 +30,10 @@ pub(crate) async fn open_image(
     let mut cache_options = CacheOptions::new(Handle::current());
     cache_options.folder = cache_folder;
     let cache = Cache::open(cache_options)?;
-    let options =
-        options.with_registry(registry_options(registry)?).with_store(store_options(registry));
+    let options = options
+        .with_registry(registry_options(registry)?)
+        .with_store(store_options(registry))
+        .with_search(registry.search());
     Ok(Image::open(image, &cache, options).await?)
 }
 
@@ -100,6 +102,15 @@ pub(crate) async fn connect_source(
             (Arc::new(layout), selector)
         }
     })
+}
+
+/// As [`connect_source`], for a converted image, which may lie beside the one that is named.
+pub(crate) async fn connect_converted(
+    image: &ImageReference,
+    registry: &RegistryArguments,
+) -> anyhow::Result<(Arc<dyn ImageSource>, ManifestSelector)> {
+    let (source, selector) = connect_source(image, registry).await?;
+    Ok(find_converted(source, &selector, &registry.search()).await?)
 }
 
 /// The destination of an image: a registry or a layout of some kind, and the tag there.

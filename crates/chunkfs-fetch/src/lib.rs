@@ -19,6 +19,7 @@
 //! * [`ImageReference`]: how people name an image: `docker://HOST/REPO:TAG`, `oci:DIR:TAG`,
 //!   `s3://BUCKET/PREFIX:TAG` and so on.
 //! * [`ConvertedManifest`]: the manifest of a converted image.
+//! * [`find_converted`]: the converted image beside an original, in one [`ImageIndex`] or a referrer.
 //! * [`fetch_verified`]: a small blob, whole and checked against its digest.
 //!
 //! # Example
@@ -54,6 +55,7 @@
 //!   reliably.
 #![forbid(unsafe_code)]
 
+mod attached;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -71,14 +73,15 @@ mod source;
 #[cfg(any(feature = "layout", feature = "registry"))]
 mod task;
 
+pub use attached::{ImageIndex, SearchOptions, find_converted};
 pub use error::{ErrorSource, FetchError};
 #[cfg(feature = "layout")]
 pub use layout::OciLayout;
 pub use manifest::{
-    BLOB_MEDIA_TYPE, CONFIG_MEDIA_TYPE, CONVERSION_ANNOTATION, ConvertedManifest,
-    DIFF_ID_ANNOTATION, Descriptor, FRAGMENT_MEDIA_TYPE, IMAGE_ARTIFACT_TYPE, IMAGE_ID_ANNOTATION,
-    IMAGE_INDEX_MEDIA_TYPE, INDEX_MEDIA_TYPE, LAYER_DIGEST_ANNOTATION, MANIFEST_LEN_MAX,
-    MANIFEST_MEDIA_TYPE,
+    BLOB_MEDIA_TYPE, CONFIG_MEDIA_TYPE, CONVERSION_ANNOTATION, CONVERTED_ANNOTATION,
+    ConvertedManifest, DIFF_ID_ANNOTATION, Descriptor, FRAGMENT_MEDIA_TYPE, IMAGE_ARTIFACT_TYPE,
+    IMAGE_ID_ANNOTATION, IMAGE_INDEX_MEDIA_TYPE, INDEX_MEDIA_TYPE, LAYER_DIGEST_ANNOTATION,
+    MANIFEST_LEN_MAX, MANIFEST_MEDIA_TYPE, ORIGINAL_ANNOTATION,
 };
 pub use memory::MemorySource;
 #[cfg(feature = "object-store")]

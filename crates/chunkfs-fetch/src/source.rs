@@ -82,6 +82,14 @@ pub trait ImageSource: BlobSource {
         manifest: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError>;
 
+    /// Fetches the OCI image index that lists what refers to a manifest.
+    ///
+    /// The default reads the tag that stands in where a store has no referrers API
+    /// (OCI distribution specification, "Referrers Tag Schema").
+    async fn fetch_referrers(&self, manifest: BlobId) -> Result<StoredManifest, FetchError> {
+        self.fetch_manifest(&ManifestSelector::Tag(referrers_tag(manifest))).await
+    }
+
     /// Streams a whole blob from its first byte to its last, for converters.
     ///
     /// Neither length nor digest is verified. The stream ends after its first error.
@@ -135,6 +143,25 @@ pub trait ImageSink: Send + Sync + fmt::Debug {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<BlobId, FetchError>;
+
+    /// Makes sure that a stored manifest with a `subject` is listed among the referrers of that.
+    ///
+    /// # Errors
+    /// [`FetchError::Store`] by default: only registries list referrers.
+    async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let _ = referrer;
+        let problem = "it does not list referrers; attach to an image index instead".to_owned();
+        Err(FetchError::Store { place: subject.to_string(), problem })
+    }
+}
+
+/// Returns the tag that lists what refers to a manifest, where there is no API for it.
+pub(crate) fn referrers_tag(manifest: BlobId) -> String {
+    format!("sha256-{}", manifest.to_hex())
 }
 
 /// The bytes of a blob to be stored.

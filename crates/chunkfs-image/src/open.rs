@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chunkfs_cache::{Cache, VerifyLevel};
 use chunkfs_fetch::{
     ConvertedManifest, FetchError, IMAGE_ID_ANNOTATION, ImageReference, ImageSource,
-    ManifestSelector, fetch_verified,
+    ManifestSelector, SearchOptions, fetch_verified, find_converted,
 };
 use chunkfs_format::BlobId;
 use chunkfs_index::{INDEX_LEN_MAX, Index};
@@ -29,6 +29,9 @@ pub struct OpenOptions {
     pub fetch_neighbours: bool,
     /// The longest index that is accepted, uncompressed. Default: 1 GiB.
     pub index_len_max: u64,
+    /// How a converted image beside its original is searched for. Default: in an image index, for
+    /// this machine's platform; not among referrers.
+    pub search: SearchOptions,
     /// How registries are spoken to; without it, anonymously on the cache's runtime.
     #[cfg(feature = "registry")]
     pub registry: Option<chunkfs_fetch::RegistryOptions>,
@@ -44,6 +47,7 @@ impl Default for OpenOptions {
             readahead_len_max: 8 << 20,
             fetch_neighbours: true,
             index_len_max: INDEX_LEN_MAX,
+            search: SearchOptions::default(),
             #[cfg(feature = "registry")]
             registry: None,
             #[cfg(feature = "object-store")]
@@ -81,6 +85,13 @@ impl OpenOptions {
         self
     }
 
+    /// Sets how a converted image beside its original is searched for.
+    #[must_use]
+    pub fn with_search(mut self, search: SearchOptions) -> Self {
+        self.search = search;
+        self
+    }
+
     /// Sets how object stores are spoken to.
     #[cfg(feature = "object-store")]
     #[must_use]
@@ -115,6 +126,9 @@ impl Image {
         let (source, selector) = connect(reference, cache, &options)
             .await
             .map_err(|source| OpenError::Source { image: name.clone(), source })?;
+        let (source, selector) = find_converted(source, &selector, &options.search)
+            .await
+            .map_err(|source| OpenError::Manifest { image: name.clone(), source })?;
         Self::open_source(&name, source, &selector, cache, options).await
     }
 

@@ -3,6 +3,7 @@
 //! What needs root, `/dev/fuse` or other programs is skipped with a printed reason without them.
 
 mod archive;
+mod attach;
 mod convert;
 mod export;
 mod mount;

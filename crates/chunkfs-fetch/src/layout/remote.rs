@@ -50,6 +50,7 @@ pub(crate) struct SmallFile {
 #[derive(Debug, Clone)]
 pub(crate) struct FileVersion {
     pub(crate) e_tag: Option<String>,
+    #[cfg_attr(not(feature = "object-store"), expect(dead_code, reason = "web servers have none"))]
     pub(crate) version: Option<String>,
 }
 

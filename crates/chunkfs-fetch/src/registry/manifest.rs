@@ -10,9 +10,10 @@ use super::exchange::{Exchange, Outgoing};
 use super::outgoing::MemoryBody;
 use super::patience::Patience;
 
+use crate::attached::ImageIndex;
 use crate::error::FetchError;
-use crate::manifest::MANIFEST_LEN_MAX;
-use crate::source::{ManifestSelector, Priority, StoredManifest};
+use crate::manifest::{IMAGE_ARTIFACT_TYPE, IMAGE_INDEX_MEDIA_TYPE, MANIFEST_LEN_MAX};
+use crate::source::{BlobDescriptor, ManifestSelector, Priority, StoredManifest, referrers_tag};
 
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, \
@@ -97,6 +98,52 @@ impl Exchange {
             Some(expected) => Err(FetchError::DigestMismatch { expected, actual: id }),
             None => Ok(StoredManifest { id, media_type, bytes }),
         }
+    }
+
+    /// Asks the referrers API, or else reads the tag that stands in for it.
+    ///
+    /// Registries without the API answer 404, others a login page: what is no JSON index is none.
+    pub(super) async fn fetch_referrers(&self, id: BlobId) -> Result<StoredManifest, FetchError> {
+        let what = format!("referrers of {id} at {}", self.origin.host());
+        let fetched = self.patiently(&what, || async {
+            let mut url = self.origin.url(&format!("referrers/{id}"));
+            url.query_pairs_mut().append_pair("artifactType", IMAGE_ARTIFACT_TYPE);
+            let mut request = Outgoing::get(url, Priority::Demand);
+            request.headers.insert(ACCEPT, HeaderValue::from_static(IMAGE_INDEX_MEDIA_TYPE));
+            let answer = self.send(&request).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(answer.into_error(&what).await);
+            }
+            let received = &self.counters.of(Priority::Demand).bytes_received;
+            answer.read_limited(MANIFEST_LEN_MAX, received).await
+        });
+        match fetched.await {
+            Ok(bytes) if ImageIndex::parse(&bytes).is_some() => {
+                Ok(StoredManifest { id: BlobId::of(&bytes), media_type: None, bytes })
+            }
+            Err(error) if error.is_retryable() => Err(error),
+            _ => self.fetch_manifest(&ManifestSelector::Tag(referrers_tag(id))).await,
+        }
+    }
+
+    /// Adds a referrer to the tag that stands in for the API, unless it is listed already.
+    ///
+    /// Two writers at the same time may lose one entry: the specification has no remedy.
+    pub(super) async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let mut index = match self.fetch_referrers(subject).await {
+            Ok(stored) => ImageIndex::parse(&stored.bytes).unwrap_or_default(),
+            Err(error) if error.is_not_found() => ImageIndex::new(),
+            Err(error) => return Err(error),
+        };
+        if index.add_referrer(referrer) {
+            let tag = ManifestSelector::Tag(referrers_tag(subject));
+            self.put_manifest(&tag, IMAGE_INDEX_MEDIA_TYPE, index.to_json().into()).await?;
+        }
+        Ok(())
     }
 
     fn manifest_name(&self, selector: &ManifestSelector) -> String {

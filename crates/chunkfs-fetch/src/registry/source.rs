@@ -150,6 +150,15 @@ impl ImageSource for RegistrySource {
         self.run(move |sites| async move { sites.fetch_manifest(&manifest).await }).await
     }
 
+    /// Asks the registry itself, never a mirror.
+    async fn fetch_referrers(&self, manifest: BlobId) -> Result<StoredManifest, FetchError> {
+        self.run(move |sites| async move {
+            let _permit = sites.origin.limits.acquire(Priority::Demand).await?;
+            sites.origin.exchange.fetch_referrers(manifest).await
+        })
+        .await
+    }
+
     fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
         stream::stream_blob(Arc::clone(&self.sites.origin), *blob)
     }
@@ -206,6 +215,19 @@ impl ImageSink for RegistrySource {
             let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.put_manifest(&manifest, &media_type, bytes).await
+        })
+        .await
+    }
+
+    async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let referrer = *referrer;
+        self.run(move |sites| async move {
+            let _permit = sites.origin.limits.acquire(Priority::Demand).await?;
+            sites.origin.exchange.list_referrer(subject, &referrer).await
         })
         .await
     }

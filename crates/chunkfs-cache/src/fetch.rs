@@ -1,5 +1,7 @@
 //! What happens to chunks that are not in memory: disk, else the source, verified, kept.
 
+use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -17,6 +19,9 @@ use crate::key::{CacheDomain, StoreKey};
 use crate::loader::{ChunkRequest, Neighbours, VerifyLevel};
 use crate::places::Places;
 use crate::slab::Lease;
+
+/// How often damaged bytes are fetched again, whatever the source says.
+const PLACES_MAX: u32 = 32;
 
 /// A chunk to be loaded, and who is told.
 #[derive(Debug)]
@@ -109,32 +114,55 @@ impl Batch {
         end: u64,
     ) -> Result<Bytes, FetchError> {
         let body = self.source.read_range(blob, start..end, self.priority).await?;
+        self.check_body(blob, &(start..end), body)
+    }
+
+    /// Counts a body, and refuses it if it has another length than the range.
+    fn check_body(
+        &self,
+        blob: &BlobDescriptor,
+        range: &Range<u64>,
+        body: Bytes,
+    ) -> Result<Bytes, FetchError> {
         self.cache.counters.count_request(self.priority, body.len() as u64);
-        if body.len() as u64 != end - start {
+        let (expected, actual) = (range.end - range.start, body.len() as u64);
+        if actual != expected {
             // A source of somebody else's that does not keep its promise.
-            let (expected, actual) = (end - start, body.len() as u64);
             return Err(FetchError::LenMismatch { blob: blob.id, expected, actual });
         }
         Ok(body)
     }
 
-    /// Decodes, verifies, keeps and lands a chunk; fetches it once more if it is damaged.
-    async fn finish(&self, job: Job, stored: Bytes) {
-        let Some((job, _)) = self.decode(job, stored).await else {
-            return;
-        };
+    /// Decodes, verifies, keeps and lands a chunk. Fetches it again while it is damaged: around caches on
+    /// the way, then from every other place that has it.
+    async fn finish(&self, mut job: Job, mut stored: Bytes) {
         let chunk = job.chunk;
-        let end = chunk.offset + u64::from(chunk.stored_len);
-        match self.read_range(&chunk.blob, chunk.offset, end).await {
-            Ok(stored) => {
-                if let Some((job, error)) = self.decode(job, stored).await {
+        let range = chunk.offset..chunk.offset + u64::from(chunk.stored_len);
+        let mut damaged_count = NonZeroU32::MIN;
+        loop {
+            let Some((damaged, error)) = self.decode(job, stored).await else {
+                return;
+            };
+            job = damaged;
+            let (range, priority) = (range.clone(), self.priority);
+            let again =
+                self.source.reread_range(&chunk.blob, range.clone(), priority, damaged_count).await;
+            stored = match again.and_then(|again| match again {
+                Some(bytes) => self.check_body(&chunk.blob, &range, bytes).map(Some),
+                None => Ok(None),
+            }) {
+                Ok(Some(bytes)) if damaged_count.get() < PLACES_MAX => bytes,
+                Ok(_) => {
                     let (blob, offset) = (chunk.blob.id, chunk.offset);
                     let source = Arc::new(error);
                     let error = LoadError::Corrupt { chunk: chunk.id, blob, offset, source };
-                    job.landing.land(Err(error));
+                    return job.landing.land(Err(error));
                 }
-            }
-            Err(source) => job.landing.land(Err(unavailable(&chunk, Arc::new(source)))),
+                Err(source) => {
+                    return job.landing.land(Err(unavailable(&chunk, Arc::new(source))));
+                }
+            };
+            damaged_count = damaged_count.saturating_add(1);
         }
     }
 

@@ -13,14 +13,19 @@ use chunkfs_format::{ChunkSize, CompressionLevel, DigestAlgorithm, PackSize, Siz
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-const IMAGE_FORMS: &str = "docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST] or oci:FOLDER[:TAG]";
+pub(crate) use crate::registry_arguments::RegistryArguments;
+
+const IMAGE_FORMS: &str = "docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], oci:FOLDER[:TAG], \
+                           s3://BUCKET/PREFIX[:TAG], gs://, az:// or https://HOST/PATH[:TAG]";
 
 /// The length of chunks that small files share, where the chunk size allows it.
 const PACK_SIZE_DEFAULT: u64 = 256 << 10;
 
 /// Loads container images lazily: convert once, then start before the download is done.
 ///
-/// An IMAGE is docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST] or oci:FOLDER[:TAG].
+/// An IMAGE is docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], oci:FOLDER[:TAG],
+/// s3://BUCKET/PREFIX[:TAG], gs://BUCKET/PREFIX[:TAG], az://CONTAINER/PREFIX[:TAG] or
+/// http(s)://HOST/PATH[:TAG].
 #[derive(Debug, Parser)]
 #[command(name = "chunkfs", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -54,21 +59,6 @@ pub(crate) enum Command {
     Cache(CacheCommand),
 }
 
-/// How registries are spoken to.
-#[derive(Debug, Args)]
-pub(crate) struct RegistryArguments {
-    /// Allow registries without TLS; loopback addresses are always allowed
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-    /// Read registry credentials from this file
-    #[arg(
-        long,
-        value_name = "FILE",
-        help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]"
-    )]
-    pub(crate) auth_file: Option<PathBuf>,
-}
-
 /// Where chunks are kept, and how many.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArguments {
@@ -85,15 +75,18 @@ pub(crate) struct CacheArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArguments {
-    /// docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or tar:FILE (- for stdin)
+    /// An image, rootfs:FOLDER or tar:FILE (- for stdin)
     #[arg(value_parser = parse_source)]
     pub(crate) source: Source,
-    /// docker://HOST/REPOSITORY:TAG or oci:FOLDER:TAG
+    /// An image with a :TAG
     #[arg(value_parser = parse_destination)]
     pub(crate) destination: ImageReference,
     /// Reuse the layers and chunks of this converted image (repeatable)
     #[arg(long, value_name = "IMAGE", value_parser = parse_image)]
     pub(crate) reuse: Vec<ImageReference>,
+    /// Put the result beside its original, in the same repository or layout [default form: index]
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "index")]
+    pub(crate) attach: Option<Attach>,
     /// Choose this image of a multi-platform index, as OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = parse_platform)]
     pub(crate) platform: Option<Platform>,
@@ -129,6 +122,14 @@ impl ConvertArguments {
         let fitting = PACK_SIZE_DEFAULT.min(self.chunk_size.bytes().into());
         PackSize::new(self.pack_size.unwrap_or(fitting), self.chunk_size)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attach {
+    /// The destination's tag names an image index with both; other runtimes use the original
+    Index,
+    /// The result refers to the original; no tag changes
+    Referrer,
 }
 
 /// What is converted.
@@ -390,24 +391,18 @@ fn parse_source(text: &str) -> Result<Source, String> {
     if let Some(path) = text.strip_prefix("tar:") {
         return Ok(Source::Tar(path.into()));
     }
-    if !text.starts_with("docker://") && !text.starts_with("oci:") {
-        return Err("write docker://HOST/REPOSITORY[:TAG], oci:FOLDER[:TAG], rootfs:FOLDER or \
-                    tar:FILE"
-            .to_owned());
+    if !text.contains("://") && !text.starts_with("oci:") {
+        return Err(format!("write {IMAGE_FORMS}, rootfs:FOLDER or tar:FILE"));
     }
     text.parse().map(Source::Image).map_err(|problem: FetchError| problem.to_string())
 }
 
 fn parse_destination(text: &str) -> Result<ImageReference, String> {
     let reference = parse_image(text)?;
-    let selector = match &reference {
-        ImageReference::Registry(reference) => Some(reference.selector()),
-        ImageReference::Layout(reference) => reference.selector(),
-    };
-    match selector {
+    match reference.selector() {
         Some(ManifestSelector::Tag(_)) => Ok(reference),
         Some(_) => Err("a digest cannot be chosen; end it with :TAG".to_owned()),
-        None => Err("it names no tag; write oci:FOLDER:TAG".to_owned()),
+        None => Err("it names no tag; end it with :TAG".to_owned()),
     }
 }
 

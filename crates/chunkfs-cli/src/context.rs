@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use chunkfs_fetch::{
-    AnonymousCredentials, Credentials, DockerConfigCredentials, ImageReference, ImageSink,
-    ImageSource, ManifestSelector, OciLayout, RegistryOptions, RegistrySource,
+    AnonymousCredentials, Credentials, DockerConfigCredentials, HttpLayout, ImageReference,
+    ImageSink, ImageSource, ManifestSelector, ObjectLayout, OciLayout, RegistryOptions,
+    RegistrySource, StoreOptions, find_converted,
 };
 use chunkfs_image::{Cache, CacheOptions, DiskEvent, Image, OpenOptions};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -27,7 +28,10 @@ pub(crate) async fn open_image(
     cache: &Cache,
     options: OpenOptions,
 ) -> anyhow::Result<Image> {
-    let options = options.with_registry(registry_options(registry)?);
+    let options = options
+        .with_registry(registry_options(registry)?)
+        .with_store(store_options(registry))
+        .with_search(registry.search());
     Ok(Image::open(image, cache, options).await?)
 }
 
@@ -69,9 +73,28 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
         Some(path) => Arc::new(DockerConfigCredentials::from_path(path)),
         None => Arc::new(AnonymousCredentials),
     };
-    Ok(RegistryOptions::new(Handle::current())
+    let mut options = RegistryOptions::new(Handle::current())
         .with_credentials(credentials)
-        .with_plain_http(arguments.plain_http))
+        .with_deadline(arguments.read_timeout)
+        .with_plain_http(arguments.plain_http);
+    if let Some(folder) = &arguments.hosts_dir {
+        anyhow::ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+        options = options.with_hosts_folder(folder);
+    }
+    Ok(options)
+}
+
+/// Settings come from the usual environment variables; the library picks those of the store.
+fn store_options(arguments: &RegistryArguments) -> StoreOptions {
+    let settings = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| {
+            ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
+        })?;
+        Some((name, value.into_string().ok()?))
+    });
+    StoreOptions::new(Handle::current())
+        .with_settings(settings)
+        .with_deadline(arguments.read_timeout)
 }
 
 /// The file named on the command line must be there; docker's own may be missing.
@@ -84,7 +107,7 @@ fn auth_file(arguments: &RegistryArguments) -> anyhow::Result<Option<PathBuf>> {
     Ok(folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file()))
 }
 
-/// The source of an image: a registry or a layout, and which manifest there.
+/// The source of an image: a registry or a layout of some kind, and which manifest there.
 pub(crate) async fn connect_source(
     image: &ImageReference,
     registry: &RegistryArguments,
@@ -99,10 +122,29 @@ pub(crate) async fn connect_source(
             let selector = layout.resolve(reference.selector()).await?;
             (Arc::new(layout), selector)
         }
+        ImageReference::Store(reference) if reference.scheme().is_web() => {
+            let layout = HttpLayout::new(reference, registry_options(registry)?)?;
+            let selector = layout.resolve(reference.selector()).await?;
+            (Arc::new(layout), selector)
+        }
+        ImageReference::Store(reference) => {
+            let layout = ObjectLayout::connect(reference, store_options(registry))?;
+            let selector = layout.resolve(reference.selector()).await?;
+            (Arc::new(layout), selector)
+        }
     })
 }
 
-/// The destination of an image: a registry or a layout, and the tag there.
+/// As [`connect_source`], for a converted image, which may lie beside the one that is named.
+pub(crate) async fn connect_converted(
+    image: &ImageReference,
+    registry: &RegistryArguments,
+) -> anyhow::Result<(Arc<dyn ImageSource>, ManifestSelector)> {
+    let (source, selector) = connect_source(image, registry).await?;
+    Ok(find_converted(source, &selector, &registry.search()).await?)
+}
+
+/// The destination of an image: a registry or a layout of some kind, and the tag there.
 pub(crate) fn connect_sink(
     image: &ImageReference,
     registry: &RegistryArguments,
@@ -116,6 +158,14 @@ pub(crate) fn connect_sink(
             let selector = reference.selector().context("a destination needs a tag")?;
             let layout = OciLayout::create(reference.path(), Handle::current())?;
             (Arc::new(layout), selector.clone())
+        }
+        ImageReference::Store(reference) => {
+            let selector = reference.selector().context("a destination needs a tag")?;
+            let sink: Arc<dyn ImageSink> = match reference.scheme().is_web() {
+                true => Arc::new(HttpLayout::new(reference, registry_options(registry)?)?),
+                false => Arc::new(ObjectLayout::connect(reference, store_options(registry))?),
+            };
+            (sink, selector.clone())
         }
     })
 }

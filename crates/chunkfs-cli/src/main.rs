@@ -7,6 +7,7 @@ mod context;
 mod listing;
 mod output;
 mod progress;
+mod registry_arguments;
 mod tar;
 
 use std::io::Write as _;

@@ -92,7 +92,8 @@ pub fn convert_image(
         let record = Some(FragmentRecord { compressed, diff_id, digest: blob.id });
         layers.push(FinishedLayer { name: blob.id.to_string(), fragment, record });
     }
-    publish(&context, layers, image.config.into(), &destination.selector, statistics)
+    let config = image.config.to_vec();
+    publish(&context, layers, config, (&destination.selector, Some(&image)), statistics)
 }
 
 /// A layer and, if it need not be read, what is known of it.
@@ -162,7 +163,7 @@ fn convert_single(
         layers.push(FinishedLayer { name: name.clone(), fragment, record: None });
     }
     let config = minimal_config(&options.platform);
-    publish(&context, layers, config, &destination.selector, statistics)
+    publish(&context, layers, config, (&destination.selector, None), statistics)
 }
 
 /// Writes the configuration of an image that never had one.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chunkfs_fetch::{
-    BlobDescriptor, IMAGE_ARTIFACT_TYPE, ImageSource, ManifestSelector, fetch_verified,
+    BlobDescriptor, IMAGE_ARTIFACT_TYPE, ImageSource, ManifestSelector, StoredManifest,
+    fetch_verified,
 };
 use chunkfs_format::BlobId;
 use serde::Deserialize;
@@ -21,6 +22,10 @@ const INDEX_DEPTH_MAX: u32 = 4;
 /// An image as its manifest and configuration describe it.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// Its manifest.
+    pub(crate) manifest: StoredManifest,
+    /// The image index that its name stands for, if it is one.
+    pub(crate) index: Option<StoredManifest>,
     /// The configuration, byte for byte.
     pub(crate) config: Bytes,
     /// The layers, the lowest first.
@@ -82,6 +87,7 @@ impl Image {
         network: &Network,
     ) -> Result<Self, ConvertError> {
         let mut selector = selector.clone();
+        let mut index = None;
         for _ in 0..=INDEX_DEPTH_MAX {
             let stored = network.run("the manifest", source.fetch_manifest(&selector))?;
             let manifest: RawManifest =
@@ -89,19 +95,24 @@ impl Image {
             match manifest.manifests {
                 Some(manifests) => {
                     selector = ManifestSelector::Digest(choose(&manifests, platform)?);
+                    // The outermost is the one that has the name.
+                    index.get_or_insert(stored);
                 }
-                None => return Self::load_manifest(manifest, source, network),
+                None => {
+                    let (config, layers) = Self::load_layers(manifest, source, network)?;
+                    return Ok(Self { manifest: stored, index, config, layers });
+                }
             }
         }
         let problem = "image indexes lie inside each other too deeply".to_owned();
         Err(ConvertError::InvalidImage { what: "the manifest", problem })
     }
 
-    fn load_manifest(
+    fn load_layers(
         manifest: RawManifest,
         source: &Arc<dyn ImageSource>,
         network: &Network,
-    ) -> Result<Self, ConvertError> {
+    ) -> Result<(Bytes, Vec<ImageLayer>), ConvertError> {
         if manifest.artifact_type.as_deref() == Some(IMAGE_ARTIFACT_TYPE) {
             return Err(ConvertError::AlreadyConverted);
         }
@@ -126,7 +137,7 @@ impl Image {
             Ok(ImageLayer { blob: layer.blob()?, diff_id })
         };
         let layers = layers.iter().zip(&diff_ids).map(layer).collect::<Result<_, _>>()?;
-        Ok(Self { config, layers })
+        Ok((config, layers))
     }
 }
 

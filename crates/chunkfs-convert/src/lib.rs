@@ -42,6 +42,7 @@
 //! are skipped, as container runtimes do. This crate does not sign, squash, or drop anything.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod convert;
 mod entry;
 mod error;
@@ -63,7 +64,7 @@ mod tar;
 pub use convert::{Destination, convert_image, convert_rootfs, convert_tar};
 pub use error::{ConvertError, LayerError};
 pub use fragment::{FragmentError, verify_fragment};
-pub use options::{BLOB_LEN_MAX_DEFAULT, ConvertOptions, Platform};
+pub use options::{AttachForm, BLOB_LEN_MAX_DEFAULT, ConvertOptions, Platform};
 pub use progress::{BlobTransfer, ConvertEvent, ConvertObserver};
 pub use reuse::ReuseImage;
 pub use statistics::{ConvertReport, Statistics};

@@ -16,6 +16,17 @@ pub const BLOB_LEN_MAX_DEFAULT: u64 = 64 << 20;
 /// The version of the encoder: it changes whenever equal options give other bytes.
 const ENCODER_VERSION: u32 = 1;
 
+/// How a converted image is put beside its original.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttachForm {
+    /// The destination's tag names an image index of both, the original first, so that runtimes
+    /// that know nothing of converted images go on with the original.
+    Index,
+    /// The converted manifest names the original as its subject; no tag changes.
+    Referrer,
+}
+
 /// How an image is converted, and by which means.
 ///
 /// The chunk size, pack size, blob length, digest algorithm and level decide what the result is.
@@ -44,6 +55,8 @@ pub struct ConvertOptions {
     pub spool_directory: PathBuf,
     /// The largest uncompressed length of a layer that is read.
     pub layer_len_max: u64,
+    /// Whether and how the result is put beside its original.
+    pub attach: Option<AttachForm>,
     /// Who is told of progress.
     pub observer: Option<Arc<dyn ConvertObserver>>,
 }
@@ -64,6 +77,7 @@ impl ConvertOptions {
             runtime,
             spool_directory: PathBuf::from("/var/tmp"),
             layer_len_max: 1 << 40,
+            attach: None,
             observer: None,
         }
     }
@@ -101,6 +115,13 @@ impl ConvertOptions {
     /// Sets which image of an image index is converted.
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
+        self
+    }
+
+    /// Puts the converted image beside its original. The destination must be the repository or layout
+    /// that holds the original.
+    pub fn with_attach(mut self, attach: Option<AttachForm>) -> Self {
+        self.attach = attach;
         self
     }
 

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use chunkfs_fetch::{
     BLOB_MEDIA_TYPE, BlobDescriptor, CONFIG_MEDIA_TYPE, CONVERSION_ANNOTATION, ConvertedManifest,
     DIFF_ID_ANNOTATION, Descriptor, FRAGMENT_MEDIA_TYPE, IMAGE_ID_ANNOTATION, INDEX_MEDIA_TYPE,
-    LAYER_DIGEST_ANNOTATION, MANIFEST_LEN_MAX, MANIFEST_MEDIA_TYPE, ManifestSelector,
+    LAYER_DIGEST_ANNOTATION, ManifestSelector,
 };
 use chunkfs_format::BlobId;
 use chunkfs_index::{BlobIndex, ChunkIndex, Index, IndexBuilder, Location};
 
+use crate::attach;
 use crate::error::ConvertError;
 use crate::fragment::Fragment;
+use crate::image::Image;
 use crate::merge::Merger;
 use crate::pipeline::{Context, LayerCounters, put_bytes};
 use crate::statistics::{ConvertReport, Statistics};
@@ -42,7 +44,7 @@ pub(crate) fn publish(
     context: &Context<'_>,
     layers: Vec<FinishedLayer>,
     config: Vec<u8>,
-    destination: &ManifestSelector,
+    (destination, original): (&ManifestSelector, Option<&Image>),
     mut statistics: Statistics,
 ) -> Result<ConvertReport, ConvertError> {
     let mut blobs: Vec<BlobDescriptor> = Vec::new();
@@ -81,13 +83,7 @@ pub(crate) fn publish(
         fragments,
         annotations: BTreeMap::from([(IMAGE_ID_ANNOTATION.to_owned(), image_id.to_string())]),
     };
-    let json = manifest.to_json();
-    if json.len() as u64 > MANIFEST_LEN_MAX {
-        let problem = format!("it lists {} blobs; raise the blob length", blobs.len());
-        return Err(ConvertError::InvalidImage { what: "the converted manifest", problem });
-    }
-    let put = context.sink.put_manifest(destination, MANIFEST_MEDIA_TYPE, json.into());
-    let manifest = context.network.run("the converted manifest", put)?;
+    let manifest = attach::put(context, manifest, original, destination)?;
     let transferred = context.uploader.statistics();
     statistics.present_bytes = transferred.present_bytes;
     statistics.pushed_bytes = transferred.pushed_bytes;

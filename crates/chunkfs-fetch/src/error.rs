@@ -175,6 +175,9 @@ pub enum FetchError {
         what: String,
         /// The deadline.
         after: Duration,
+        /// What went wrong last, if anything did besides being slow.
+        #[source]
+        last: Option<ErrorSource>,
     },
 
     /// A redirect could not be followed.
@@ -213,9 +216,18 @@ pub enum FetchError {
         problem: String,
     },
 
+    /// A `hosts.toml` makes no sense or wants what is not supported.
+    #[error("cannot use {}: {problem}", .path.display())]
+    InvalidHosts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+
     /// A layout holds several manifests and none was chosen.
     #[error(
-        "{} holds {count} manifests; choose one as `oci:DIR:TAG` or `oci:DIR@DIGEST` (tags: {})",
+        "{} holds {count} manifests; choose one by `:TAG` or `@DIGEST` at its end (tags: {})",
         .path.display(), .tags.join(", ")
     )]
     Ambiguous {
@@ -230,7 +242,8 @@ pub enum FetchError {
     /// The text does not name an image.
     #[error(
         "{text:?} does not name an image: {problem}; write `docker://HOST[:PORT]/REPOSITORY[:TAG]`, \
-         `docker://HOST[:PORT]/REPOSITORY@sha256:DIGEST`, `oci:DIR[:TAG]` or `oci:DIR@sha256:DIGEST`"
+         `oci:DIR[:TAG]`, `s3://BUCKET/PREFIX[:TAG]`, `gs://...`, `az://...` or \
+         `https://HOST/PATH[:TAG]`; `@sha256:DIGEST` may stand in place of `:TAG`"
     )]
     InvalidReference {
         /// The text, cut to 200 characters.
@@ -259,6 +272,24 @@ pub enum FetchError {
         host: String,
     },
 
+    /// An object store is not supported by this build, or its settings make no sense.
+    #[error("cannot use {place}: {problem}")]
+    Store {
+        /// The store.
+        place: String,
+        /// Why not.
+        problem: String,
+    },
+
+    /// Others change the tags of a layout all the time.
+    #[error("the tags of {place} changed {tries} times while this was written; try again")]
+    Contended {
+        /// The layout.
+        place: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+
     /// The TLS client cannot be set up.
     #[error("cannot set up TLS: {problem}")]
     Tls {
@@ -285,6 +316,7 @@ impl FetchError {
             | Self::Transport { .. }
             | Self::Truncated { .. }
             | Self::Stalled { .. }
+            | Self::Contended { .. }
             | Self::Timeout { .. } => true,
             _ => false,
         }

@@ -10,10 +10,16 @@
 #![cfg_attr(feature = "layout", doc = "* [`OciLayout`]: an OCI image layout in a local folder.")]
 #![cfg_attr(
     feature = "registry",
-    doc = "* [`RegistrySource`]: one repository of an OCI registry, configured by\n  [`RegistryOptions`], with secrets from a [`Credentials`] implementation."
+    doc = "* [`RegistrySource`]: one repository of an OCI registry, configured by\n  [`RegistryOptions`], with secrets from a [`Credentials`] implementation.\n* [`HttpLayout`]: an OCI image layout on a web server, by the same options."
 )]
-//! * [`ImageReference`]: how people name an image: `docker://HOST/REPO:TAG` or `oci:DIR:TAG`.
+#![cfg_attr(
+    feature = "object-store",
+    doc = "* [`ObjectLayout`]: an OCI image layout in S3, GCS, Azure or any other object store."
+)]
+//! * [`ImageReference`]: how people name an image: `docker://HOST/REPO:TAG`, `oci:DIR:TAG`,
+//!   `s3://BUCKET/PREFIX:TAG` and so on.
 //! * [`ConvertedManifest`]: the manifest of a converted image.
+//! * [`find_converted`]: the converted image beside an original, in one [`ImageIndex`] or a referrer.
 //! * [`fetch_verified`]: a small blob, whole and checked against its digest.
 //!
 //! # Example
@@ -34,7 +40,9 @@
 //!
 //! # Features
 //!
-//! `layout` and `registry` (both on by default) add the two stores. `conformance` adds the suite
+//! `layout` and `registry` (both on by default) add the two stores. `s3`, `gcs` and `azure` add
+//! object stores and the way to connect to them; `object-store` alone takes one that is connected
+//! already. `conformance` adds the suite
 //! that every [`BlobSource`] should pass.
 //!
 //! # Limits
@@ -47,14 +55,17 @@
 //!   reliably.
 #![forbid(unsafe_code)]
 
+mod attached;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
-#[cfg(feature = "layout")]
+#[cfg(any(feature = "layout", feature = "registry"))]
 mod layout;
 mod manifest;
 mod memory;
+#[cfg(feature = "object-store")]
+mod objects;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
@@ -62,21 +73,27 @@ mod source;
 #[cfg(any(feature = "layout", feature = "registry"))]
 mod task;
 
+pub use attached::{ImageIndex, SearchOptions, find_converted};
 pub use error::{ErrorSource, FetchError};
 #[cfg(feature = "layout")]
 pub use layout::OciLayout;
 pub use manifest::{
-    BLOB_MEDIA_TYPE, CONFIG_MEDIA_TYPE, CONVERSION_ANNOTATION, ConvertedManifest,
-    DIFF_ID_ANNOTATION, Descriptor, FRAGMENT_MEDIA_TYPE, IMAGE_ARTIFACT_TYPE, IMAGE_ID_ANNOTATION,
-    IMAGE_INDEX_MEDIA_TYPE, INDEX_MEDIA_TYPE, LAYER_DIGEST_ANNOTATION, MANIFEST_LEN_MAX,
-    MANIFEST_MEDIA_TYPE,
+    BLOB_MEDIA_TYPE, CONFIG_MEDIA_TYPE, CONVERSION_ANNOTATION, CONVERTED_ANNOTATION,
+    ConvertedManifest, DIFF_ID_ANNOTATION, Descriptor, FRAGMENT_MEDIA_TYPE, IMAGE_ARTIFACT_TYPE,
+    IMAGE_ID_ANNOTATION, IMAGE_INDEX_MEDIA_TYPE, INDEX_MEDIA_TYPE, LAYER_DIGEST_ANNOTATION,
+    MANIFEST_LEN_MAX, MANIFEST_MEDIA_TYPE, ORIGINAL_ANNOTATION,
 };
 pub use memory::MemorySource;
-pub use reference::{ImageReference, LayoutReference, RegistryReference};
+#[cfg(feature = "object-store")]
+pub use objects::{ObjectLayout, StoreOptions};
+pub use reference::{
+    ImageReference, LayoutReference, RegistryReference, StoreReference, StoreScheme,
+};
 #[cfg(feature = "registry")]
 pub use registry::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, DockerConfigCredentials,
-    FetchCounters, PriorityCounters, RegistryOptions, RegistrySource, StaticCredentials,
+    FetchCounters, HttpLayout, Mirror, PriorityCounters, RegistryOptions, RegistrySource,
+    StaticCredentials,
 };
 pub use source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,

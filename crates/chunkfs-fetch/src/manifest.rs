@@ -30,6 +30,16 @@ pub const MANIFEST_LEN_MAX: u64 = 4 << 20;
 
 /// The annotation of a manifest that holds the image id.
 pub const IMAGE_ID_ANNOTATION: &str = "org.chunkfs.image.id";
+/// The annotation of a converted manifest, and of its entry in an image index, that holds the digest
+/// of the original's manifest.
+pub const ORIGINAL_ANNOTATION: &str = "org.chunkfs.image.original";
+/// The annotation of an original's entry in an image index that holds the digest of the converted
+/// manifest.
+pub const CONVERTED_ANNOTATION: &str = "org.chunkfs.image.converted";
+/// The annotation of a manifest in the plain form, and of its layers: their real media type.
+const TYPE_ANNOTATION: &str = "org.chunkfs.type";
+/// What layers of the plain form call themselves.
+const PLAIN_LAYER_MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 /// The annotation of a fragment that holds the digest of its layer's uncompressed tar.
 pub const DIFF_ID_ANNOTATION: &str = "org.chunkfs.layer.diff-id";
 /// The annotation of a fragment that holds the digest of its layer as stored originally.
@@ -91,9 +101,12 @@ impl Descriptor {
 struct RawManifest {
     schema_version: u32,
     media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     artifact_type: Option<String>,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
 }
@@ -105,7 +118,7 @@ impl ConvertedManifest {
     /// [`FetchError::NotConverted`] if this is the manifest of something else, for example of an
     /// ordinary image; [`FetchError::InvalidManifest`] if it is no manifest, or a damaged one.
     pub fn parse(json: &[u8]) -> Result<Self, FetchError> {
-        let raw: RawManifest = match serde_json::from_slice(json) {
+        let mut raw: RawManifest = match serde_json::from_slice(json) {
             Ok(raw) => raw,
             Err(error) => {
                 let is_index = serde_json::from_slice::<serde_json::Value>(json)
@@ -113,6 +126,9 @@ impl ConvertedManifest {
                 return Err(if is_index { FetchError::NotConverted } else { invalid(error) });
             }
         };
+        if raw.artifact_type.is_none() {
+            raw.restore_types();
+        }
         if raw.artifact_type.as_deref() != Some(IMAGE_ARTIFACT_TYPE) {
             return Err(FetchError::NotConverted);
         }
@@ -138,21 +154,59 @@ impl ConvertedManifest {
 
     /// Returns the manifest as JSON: equal manifests give equal bytes.
     pub fn to_json(&self) -> Vec<u8> {
+        self.raw().to_json()
+    }
+
+    /// Returns the manifest with a `subject`: the original that it refers to.
+    pub fn to_json_with_subject(&self, subject: &Descriptor) -> Vec<u8> {
+        RawManifest { subject: Some(subject.clone()), ..self.raw() }.to_json()
+    }
+
+    /// Returns the manifest in the form of an ordinary image, for registries that reject others:
+    /// what it and its layers really are is in annotations. Readers take both forms.
+    pub fn to_plain_json(&self) -> Vec<u8> {
+        let mut raw = self.raw();
+        raw.artifact_type = None;
+        raw.annotations.insert(TYPE_ANNOTATION.to_owned(), IMAGE_ARTIFACT_TYPE.to_owned());
+        for layer in &mut raw.layers {
+            let real = std::mem::replace(&mut layer.media_type, PLAIN_LAYER_MEDIA_TYPE.to_owned());
+            layer.annotations.insert(TYPE_ANNOTATION.to_owned(), real);
+        }
+        raw.to_json()
+    }
+
+    fn raw(&self) -> RawManifest {
         let layers = std::iter::once(&self.index).chain(&self.blobs).chain(&self.fragments);
-        let raw = RawManifest {
+        RawManifest {
             schema_version: 2,
             media_type: Some(MANIFEST_MEDIA_TYPE.to_owned()),
             artifact_type: Some(IMAGE_ARTIFACT_TYPE.to_owned()),
             config: self.config.clone(),
             layers: layers.cloned().collect(),
+            subject: None,
             annotations: self.annotations.clone(),
-        };
-        serde_json::to_vec(&raw).expect("a manifest holds nothing that JSON cannot express")
+        }
     }
 
     /// Iterates over everything that the manifest lists: config, index, blobs, fragments.
     pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
         [&self.config, &self.index].into_iter().chain(&self.blobs).chain(&self.fragments)
+    }
+}
+
+impl RawManifest {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a manifest holds nothing that JSON cannot express")
+    }
+
+    /// Turns the plain form into the other.
+    fn restore_types(&mut self) {
+        self.artifact_type = self.annotations.remove(TYPE_ANNOTATION);
+        for layer in &mut self.layers {
+            if let Some(real) = layer.annotations.remove(TYPE_ANNOTATION) {
+                layer.media_type = real;
+            }
+        }
     }
 }
 
@@ -185,6 +239,23 @@ mod tests {
         let json = manifest().to_json();
         assert_eq!(ConvertedManifest::parse(&json).unwrap(), manifest());
         assert_eq!(ConvertedManifest::parse(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn the_plain_form_is_read_as_the_other() {
+        let json = manifest().to_plain_json();
+        assert_eq!(ConvertedManifest::parse(&json).unwrap(), manifest());
+        let text = String::from_utf8(json).unwrap();
+        assert!(!text.contains("artifactType"), "{text}");
+        assert!(!text.contains(r#""mediaType":"application/vnd.chunkfs"#), "{text}");
+    }
+
+    #[test]
+    fn a_subject_changes_nothing_for_readers() {
+        let subject = Descriptor::new(MANIFEST_MEDIA_TYPE, &blob(b"original"));
+        let json = manifest().to_json_with_subject(&subject);
+        assert!(String::from_utf8_lossy(&json).contains(r#""subject":{"mediaType""#));
+        assert_eq!(ConvertedManifest::parse(&json).unwrap(), manifest());
     }
 
     #[test]

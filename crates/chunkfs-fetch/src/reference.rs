@@ -16,6 +16,9 @@ use crate::source::ManifestSelector;
 /// * `docker://HOST[:PORT]/REPOSITORY[:TAG]`; the tag is `latest` if none is given.
 /// * `docker://HOST[:PORT]/REPOSITORY@sha256:DIGEST`; a tag before the `@` is dropped.
 /// * `docker://NAME`, where NAME has no host: the image of Docker Hub.
+/// * `s3://BUCKET[/PREFIX]`, `gs://BUCKET[/PREFIX]`, `az://CONTAINER[/PREFIX]` and
+///   `http(s)://HOST[:PORT]/PATH`, each with `[:TAG]` or `@sha256:DIGEST`: a layout in an object
+///   store or on a web server.
 /// * `oci:DIR[:TAG]` and `oci:DIR@sha256:DIGEST`. The tag is what follows the last `:`, unless that
 ///   holds a `/`: end a folder whose name has a `:` with a `/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +27,8 @@ pub enum ImageReference {
     Registry(RegistryReference),
     /// In an OCI image layout.
     Layout(LayoutReference),
+    /// In an OCI image layout in an object store or on a web server.
+    Store(StoreReference),
 }
 
 /// The name of a manifest in a registry: validated, so that it is safe as part of a URL.
@@ -135,6 +140,17 @@ impl LayoutReference {
     }
 }
 
+impl ImageReference {
+    /// Returns which manifest is meant; `None` means the only one of a layout.
+    pub fn selector(&self) -> Option<&ManifestSelector> {
+        match self {
+            Self::Registry(reference) => Some(reference.selector()),
+            Self::Layout(reference) => reference.selector(),
+            Self::Store(reference) => reference.selector(),
+        }
+    }
+}
+
 impl FromStr for ImageReference {
     type Err = FetchError;
 
@@ -143,8 +159,10 @@ impl FromStr for ImageReference {
             parse_registry(rest).map(Self::Registry).map_err(|problem| invalid(text, problem))
         } else if let Some(rest) = text.strip_prefix("oci:") {
             parse_layout(rest).map(Self::Layout).map_err(|problem| invalid(text, problem))
+        } else if StoreScheme::split(text).is_some() {
+            text.parse().map(Self::Store)
         } else {
-            Err(invalid(text, "it starts with neither `docker://` nor `oci:`"))
+            Err(invalid(text, "it starts with none of these"))
         }
     }
 }
@@ -156,7 +174,7 @@ impl FromStr for RegistryReference {
     fn from_str(text: &str) -> Result<Self, FetchError> {
         match text.parse()? {
             ImageReference::Registry(reference) => Ok(reference),
-            ImageReference::Layout(_) => Err(invalid(text, "a registry is needed here")),
+            _ => Err(invalid(text, "a registry is needed here")),
         }
     }
 }
@@ -168,7 +186,7 @@ impl FromStr for LayoutReference {
     fn from_str(text: &str) -> Result<Self, FetchError> {
         match text.parse()? {
             ImageReference::Layout(reference) => Ok(reference),
-            ImageReference::Registry(_) => Err(invalid(text, "a layout is needed here")),
+            _ => Err(invalid(text, "a layout is needed here")),
         }
     }
 }
@@ -178,6 +196,7 @@ impl fmt::Display for ImageReference {
         match self {
             Self::Registry(reference) => reference.fmt(f),
             Self::Layout(reference) => reference.fmt(f),
+            Self::Store(reference) => reference.fmt(f),
         }
     }
 }
@@ -339,5 +358,8 @@ pub(crate) fn is_loopback_host(host: &str) -> bool {
         || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+mod store;
 #[cfg(test)]
 mod tests;
+
+pub use store::{StoreReference, StoreScheme};

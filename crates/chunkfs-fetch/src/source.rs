@@ -1,6 +1,7 @@
 //! The traits that every transport implements.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -46,6 +47,30 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         range: Range<u64>,
         priority: Priority,
     ) -> Result<Bytes, FetchError>;
+
+    /// Reads bytes again that turned out to be damaged, from somewhere else if possible.
+    ///
+    /// `damaged_count` is how many times the caller has got damaged bytes for this range so far.
+    /// Each call goes further: around caches on the way first, then to the next place that has the
+    /// blob. `None` means that there is no place left, so that callers can loop until they have
+    /// good bytes or this.
+    ///
+    /// The default reads once more and then has no place left.
+    ///
+    /// # Cancel safety
+    /// As [`read_range`](Self::read_range).
+    async fn reread_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+        damaged_count: NonZeroU32,
+    ) -> Result<Option<Bytes>, FetchError> {
+        if damaged_count.get() > 1 {
+            return Ok(None);
+        }
+        self.read_range(blob, range, priority).await.map(Some)
+    }
 }
 
 /// A blob source that also knows images: manifests by tag or digest.
@@ -56,6 +81,14 @@ pub trait ImageSource: BlobSource {
         &self,
         manifest: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError>;
+
+    /// Fetches the OCI image index that lists what refers to a manifest.
+    ///
+    /// The default reads the tag that stands in where a store has no referrers API
+    /// (OCI distribution specification, "Referrers Tag Schema").
+    async fn fetch_referrers(&self, manifest: BlobId) -> Result<StoredManifest, FetchError> {
+        self.fetch_manifest(&ManifestSelector::Tag(referrers_tag(manifest))).await
+    }
 
     /// Streams a whole blob from its first byte to its last, for converters.
     ///
@@ -110,6 +143,25 @@ pub trait ImageSink: Send + Sync + fmt::Debug {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<BlobId, FetchError>;
+
+    /// Makes sure that a stored manifest with a `subject` is listed among the referrers of that.
+    ///
+    /// # Errors
+    /// [`FetchError::Store`] by default: only registries list referrers.
+    async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let _ = referrer;
+        let problem = "it does not list referrers; attach to an image index instead".to_owned();
+        Err(FetchError::Store { place: subject.to_string(), problem })
+    }
+}
+
+/// Returns the tag that lists what refers to a manifest, where there is no API for it.
+pub(crate) fn referrers_tag(manifest: BlobId) -> String {
+    format!("sha256-{}", manifest.to_hex())
 }
 
 /// The bytes of a blob to be stored.
@@ -125,7 +177,8 @@ pub enum BlobContent {
 ///
 /// # Errors
 /// [`FetchError::TooLarge`] if `blob.len` is above `len_max`, which is checked before anything is
-/// asked for; [`FetchError::DigestMismatch`] if other bytes arrive, also after a second try.
+/// asked for; [`FetchError::DigestMismatch`] if other bytes arrive from every place that the source
+/// knows, caches left out.
 pub async fn fetch_verified(
     source: &dyn BlobSource,
     blob: &BlobDescriptor,
@@ -134,15 +187,21 @@ pub async fn fetch_verified(
     if blob.len > len_max {
         return Err(FetchError::TooLarge { what: blob.id.to_string(), len: blob.len, len_max });
     }
-    let mut actual = None;
-    for _ in 0..2 {
-        let bytes = source.read_range(blob, 0..blob.len, Priority::Demand).await?;
-        let id = BlobId::of(&bytes);
-        if id == blob.id {
+    let mut bytes = source.read_range(blob, 0..blob.len, Priority::Demand).await?;
+    let mut damaged_count = NonZeroU32::MIN;
+    loop {
+        let actual = BlobId::of(&bytes);
+        if actual == blob.id {
             return Ok(bytes);
         }
-        actual = Some(id);
+        let again = source.reread_range(blob, 0..blob.len, Priority::Demand, damaged_count).await?;
+        match again.filter(|_| damaged_count.get() < PLACES_MAX) {
+            Some(again) => bytes = again,
+            None => return Err(FetchError::DigestMismatch { expected: blob.id, actual }),
+        }
+        damaged_count = damaged_count.saturating_add(1);
     }
-    let actual = actual.expect("the loop ran");
-    Err(FetchError::DigestMismatch { expected: blob.id, actual })
 }
+
+/// How often damaged bytes are read again, whatever the source says.
+const PLACES_MAX: u32 = 32;

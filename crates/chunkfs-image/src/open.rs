@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chunkfs_cache::{Cache, CacheDomain, VerifyLevel};
 use chunkfs_fetch::{
     ConvertedManifest, FetchError, IMAGE_ID_ANNOTATION, ImageReference, ImageSource,
-    ManifestSelector, fetch_verified,
+    ManifestSelector, SearchOptions, fetch_verified, find_converted,
 };
 use chunkfs_format::BlobId;
 use chunkfs_index::{INDEX_LEN_MAX, Index};
@@ -34,9 +34,15 @@ pub struct OpenOptions {
     pub domain: Option<CacheDomain>,
     /// The longest index that is accepted, uncompressed. Default: 1 GiB.
     pub index_len_max: u64,
+    /// How a converted image beside its original is searched for. Default: in an image index, for
+    /// this machine's platform; not among referrers.
+    pub search: SearchOptions,
     /// How registries are spoken to; without it, anonymously on the cache's runtime.
     #[cfg(feature = "registry")]
     pub registry: Option<chunkfs_fetch::RegistryOptions>,
+    /// How object stores are spoken to; without it, without settings on the cache's runtime.
+    #[cfg(feature = "object-store")]
+    pub store: Option<chunkfs_fetch::StoreOptions>,
 }
 
 impl Default for OpenOptions {
@@ -48,8 +54,11 @@ impl Default for OpenOptions {
             drop_pages: false,
             domain: None,
             index_len_max: INDEX_LEN_MAX,
+            search: SearchOptions::default(),
             #[cfg(feature = "registry")]
             registry: None,
+            #[cfg(feature = "object-store")]
+            store: None,
         }
     }
 }
@@ -97,7 +106,22 @@ impl OpenOptions {
         self
     }
 
-    /// Sets how registries are spoken to.
+    /// Sets how a converted image beside its original is searched for.
+    #[must_use]
+    pub fn with_search(mut self, search: SearchOptions) -> Self {
+        self.search = search;
+        self
+    }
+
+    /// Sets how object stores are spoken to.
+    #[cfg(feature = "object-store")]
+    #[must_use]
+    pub fn with_store(mut self, store: chunkfs_fetch::StoreOptions) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets how registries and web servers are spoken to.
     #[cfg(feature = "registry")]
     #[must_use]
     pub fn with_registry(mut self, registry: chunkfs_fetch::RegistryOptions) -> Self {
@@ -123,6 +147,9 @@ impl Image {
         let (source, selector) = connect(reference, cache, &options)
             .await
             .map_err(|source| OpenError::Source { image: name.clone(), source })?;
+        let (source, selector) = find_converted(source, &selector, &options.search)
+            .await
+            .map_err(|source| OpenError::Manifest { image: name.clone(), source })?;
         Self::open_source(&name, source, &selector, cache, options).await
     }
 
@@ -198,7 +225,25 @@ async fn connect(
             let selector = source.resolve(layout.selector()).await?;
             Ok((Arc::new(source), selector))
         }
-        #[cfg(not(all(feature = "registry", feature = "layout")))]
+        #[cfg(feature = "registry")]
+        ImageReference::Store(store) if store.scheme().is_web() => {
+            let runtime = cache.runtime().clone();
+            let options = options.registry.clone();
+            let options = options.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+            let source = chunkfs_fetch::HttpLayout::new(store, options)?;
+            let selector = source.resolve(store.selector()).await?;
+            Ok((Arc::new(source), selector))
+        }
+        #[cfg(feature = "object-store")]
+        ImageReference::Store(store) => {
+            let runtime = cache.runtime().clone();
+            let options = options.store.clone();
+            let options = options.unwrap_or_else(|| chunkfs_fetch::StoreOptions::new(runtime));
+            let source = chunkfs_fetch::ObjectLayout::connect(store, options)?;
+            let selector = source.resolve(store.selector()).await?;
+            Ok((Arc::new(source), selector))
+        }
+        #[cfg(not(all(feature = "object-store", feature = "layout")))]
         other => Err(FetchError::InvalidReference {
             text: other.to_string(),
             problem: "this build has no support for such references",

@@ -1,5 +1,7 @@
 //! Answers, and how faults change them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::fault::Fault;
@@ -9,7 +11,9 @@ use crate::fault::Fault;
 pub(crate) enum Ending {
     Whole,
     CutAfter(u64),
+    ResetAfter(u64),
     StallAfter(u64),
+    Drip { piece_len: u64, pause: Duration },
 }
 
 /// An answer before it is sent.
@@ -77,6 +81,11 @@ impl Answer {
             match fault {
                 Fault::CutBody { after } => self.ending = Ending::CutAfter(*after),
                 Fault::Stall { after } => self.ending = Ending::StallAfter(*after),
+                Fault::Reset { after } => self.ending = Ending::ResetAfter(*after),
+                Fault::Drip { piece_len, pause } => {
+                    let piece_len = (*piece_len).max(1);
+                    self.ending = Ending::Drip { piece_len, pause: *pause };
+                }
                 Fault::FlipBit { bit } => {
                     let mut bytes = self.body.to_vec();
                     let index = usize::try_from(bit / 8).unwrap_or(usize::MAX);

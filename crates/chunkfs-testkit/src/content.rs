@@ -11,6 +11,8 @@ pub(crate) struct Content {
     blobs: HashMap<(String, BlobId), Bytes>,
     /// By repository and tag or digest: media type and content.
     manifests: HashMap<(String, String), (String, Bytes)>,
+    /// Plain files by path.
+    files: HashMap<String, Bytes>,
     /// Signed URLs by signature.
     signed: HashMap<String, Signed>,
     signature_count: u64,
@@ -54,6 +56,14 @@ impl Content {
 
     pub(crate) fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Bytes)> {
         self.manifests.get(&(repository.to_owned(), reference.to_owned())).cloned()
+    }
+
+    pub(crate) fn file(&self, path: &str) -> Option<Bytes> {
+        self.files.get(path).cloned()
+    }
+
+    pub(crate) fn add_file(&mut self, path: &str, bytes: Bytes) {
+        self.files.insert(path.to_owned(), bytes);
     }
 
     /// Makes content readable under a new signature, which it returns.

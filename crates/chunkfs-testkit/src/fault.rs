@@ -1,5 +1,7 @@
 //! How an answer can go wrong.
 
+use std::time::Duration;
+
 /// One way in which an answer goes wrong. Several can be combined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +22,18 @@ pub enum Fault {
     },
     /// Sends this many bytes of the body, then nothing more, and keeps the connection open.
     Stall {
+        /// Bytes sent.
+        after: u64,
+    },
+    /// Sends the body in pieces with pauses between them.
+    Drip {
+        /// The bytes of a piece, at least one.
+        piece_len: u64,
+        /// The pause before each piece.
+        pause: Duration,
+    },
+    /// Sends this many bytes of the body, then resets the connection.
+    Reset {
         /// Bytes sent.
         after: u64,
     },

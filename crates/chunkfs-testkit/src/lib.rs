@@ -3,6 +3,7 @@
 //! [`RangeServer`] is an HTTP/1.1 server on loopback that speaks enough of the OCI distribution
 //! protocol for a client to push, pull and read ranges, and that misbehaves on demand: per request
 //! by a queue or a script of [`Fault`]s, and lastingly by [`Authorization`] and [`Redirect`]. It
+//! Below `/files/` it is a plain web server that takes `PUT` and heeds `If-Match`. It
 //! logs every request ([`LoggedRequest`]), so that tests can assert exactly what was asked for.
 //!
 //! ```

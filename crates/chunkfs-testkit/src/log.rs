@@ -11,6 +11,8 @@ pub struct LoggedRequest {
     pub query: String,
     /// The `Range` header.
     pub range: Option<String>,
+    /// The `Cache-Control` header.
+    pub cache_control: Option<String>,
     /// Whether the request had an `Authorization` header.
     pub had_authorization: bool,
     /// The status of the answer; 0 if there was none.
@@ -27,6 +29,7 @@ impl LoggedRequest {
         self.method == "GET"
             && (self.path.starts_with("/storage/")
                 || self.path.starts_with("/hop/")
-                || self.path.contains("/blobs/sha256:"))
+                || self.path.contains("/blobs/sha256:")
+                || self.path.contains("/blobs/sha256/"))
     }
 }

@@ -17,6 +17,9 @@ pub(crate) fn answer(state: &State, request: &Request, faults: &[Fault]) -> Answ
     if let Some(rest) = request.path.strip_prefix("/hop/") {
         return hop(request, rest);
     }
+    if request.path.starts_with("/files/") {
+        return file(state, request, faults);
+    }
     let Some(path) = request.path.strip_prefix("/v2/") else {
         return Answer::new(404);
     };
@@ -104,6 +107,39 @@ fn upload(state: &State, request: &Request, repository: &str) -> Answer {
                 state.content().add_blob(repository, bytes);
                 Answer::new(201)
             }
+        }
+        _ => Answer::new(405),
+    }
+}
+
+/// A web server that takes uploads, with entity tags that say what a file holds.
+fn file(state: &State, request: &Request, faults: &[Fault]) -> Answer {
+    let authorization = state.authorization();
+    let refusal = state.tokens().refuse(&authorization, request, state.url(), "");
+    if let Some(refusal) = refusal {
+        return refusal;
+    }
+    let mut content = state.content();
+    let present = content.file(&request.path);
+    let e_tag =
+        |bytes: &bytes::Bytes| format!("\"{}\"", chunkfs_format::BlobId::of(bytes).to_hex());
+    match (request.method.as_str(), present) {
+        ("GET", Some(bytes)) => {
+            Answer::content(&bytes, request.byte_range(), faults).header("ETag", e_tag(&bytes))
+        }
+        ("HEAD", Some(bytes)) => Answer::new(200).header("Content-Length", bytes.len().to_string()),
+        ("GET" | "HEAD", None) => Answer::new(404),
+        ("PUT", present) => {
+            let is_new = request.header("if-none-match") == Some("*");
+            let expected = request.header("if-match");
+            let present = present.as_ref().map(e_tag);
+            if (is_new && present.is_some())
+                || (expected.is_some() && expected != present.as_deref())
+            {
+                return Answer::new(412);
+            }
+            content.add_file(&request.path, request.body.clone().into());
+            Answer::new(if present.is_some() { 204 } else { 201 })
         }
         _ => Answer::new(405),
     }

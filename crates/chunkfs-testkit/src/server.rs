@@ -111,6 +111,11 @@ impl RangeServer {
         self.state.content().remove_blob(repository, id)
     }
 
+    /// Returns a plain file by its path, which begins with `/files/`.
+    pub fn file(&self, path: &str) -> Option<Bytes> {
+        self.state.content().file(path)
+    }
+
     /// Adds a manifest under a tag (or digest) and under its digest.
     pub fn add_manifest(
         &self,
@@ -293,6 +298,7 @@ async fn respond(stream: &mut TcpStream, state: &State, request: &Request) -> io
         path: request.path.clone(),
         query: request.query.clone(),
         range: request.header("range").map(str::to_owned),
+        cache_control: request.header("cache-control").map(str::to_owned),
         had_authorization: request.header("authorization").is_some(),
         status: 0,
         bytes_sent: 0,
@@ -336,19 +342,31 @@ async fn send_body(
     answer: &Answer,
 ) -> io::Result<bool> {
     let limit = match answer.ending {
-        Ending::Whole => answer.body.len(),
-        Ending::CutAfter(after) | Ending::StallAfter(after) => {
+        Ending::Whole | Ending::Drip { .. } => answer.body.len(),
+        Ending::CutAfter(after) | Ending::ResetAfter(after) | Ending::StallAfter(after) => {
             usize::try_from(after).unwrap_or(usize::MAX).min(answer.body.len())
         }
     };
-    for piece in answer.body[..limit].chunks(64 << 10) {
+    let (piece_len, pause) = match answer.ending {
+        Ending::Drip { piece_len, pause } => (usize::try_from(piece_len).unwrap_or(1), pause),
+        _ => (64 << 10, Duration::ZERO),
+    };
+    for piece in answer.body[..limit].chunks(piece_len) {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         stream.write_all(piece).await?;
         note(state, number, |request| request.bytes_sent += piece.len() as u64);
     }
     stream.flush().await?;
     match answer.ending {
-        Ending::Whole => Ok(true),
+        Ending::Whole | Ending::Drip { .. } => Ok(true),
         Ending::CutAfter(_) => Ok(false),
+        Ending::ResetAfter(_) => {
+            // Closing with nothing left to linger for sends RST.
+            stream.set_zero_linger()?;
+            Ok(false)
+        }
         Ending::StallAfter(_) => std::future::pending().await,
     }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use chunkfs_convert::{ConvertOptions, ConvertReport, Destination, ReuseImage};
+use chunkfs_convert::{AttachForm, ConvertOptions, ConvertReport, Destination, ReuseImage};
 use chunkfs_fetch::ImageReference;
 use indicatif::HumanBytes;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::arguments::{ConvertArguments, RegistryArguments, Source};
+use crate::arguments::{Attach, ConvertArguments, RegistryArguments, Source};
 use crate::context;
 use crate::output::Output;
 use crate::progress::{ConvertProgress, plain_line};
@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = context::runtime()?;
     let _entered = runtime.enter();
+    check_attach(arguments)?;
     let progress = Arc::new(ConvertProgress::new());
     let options = options(arguments)?.with_observer(progress.clone());
     let (sink, selector) = context::connect_sink(&arguments.destination, &arguments.registry)?;
@@ -52,6 +53,10 @@ fn options(arguments: &ConvertArguments) -> anyhow::Result<ConvertOptions> {
         .with_blob_len_max(arguments.blob_size)
         .with_algorithm(arguments.digest.into())
         .with_level(arguments.level)
+        .with_attach(arguments.attach.map(|form| match form {
+            Attach::Index => AttachForm::Index,
+            Attach::Referrer => AttachForm::Referrer,
+        }))
         .with_spool_directory(std::env::temp_dir());
     if let Some(jobs) = arguments.jobs {
         options = options.with_jobs(jobs);
@@ -62,13 +67,33 @@ fn options(arguments: &ConvertArguments) -> anyhow::Result<ConvertOptions> {
     Ok(options)
 }
 
+/// What lies beside something must lie in the same place.
+fn check_attach(arguments: &ConvertArguments) -> anyhow::Result<()> {
+    if arguments.attach.is_none() {
+        return Ok(());
+    }
+    let place = |image: &ImageReference| match image {
+        ImageReference::Registry(image) => {
+            format!("docker://{}/{}", image.host(), image.repository())
+        }
+        ImageReference::Layout(image) => image.path().display().to_string(),
+        ImageReference::Store(image) => image.place(),
+    };
+    let destination = place(&arguments.destination);
+    let is_same =
+        matches!(&arguments.source, Source::Image(source) if place(source) == destination);
+    anyhow::ensure!(is_same, "--attach needs an original in {destination}; copy it there first");
+    Ok(())
+}
+
 fn reuse_images(
     runtime: &tokio::runtime::Runtime,
     arguments: &ConvertArguments,
 ) -> anyhow::Result<Vec<ReuseImage>> {
     let connect = |reference: &ImageReference| {
         let registry: &RegistryArguments = &arguments.registry;
-        let (source, selector) = runtime.block_on(context::connect_source(reference, registry))?;
+        let (source, selector) =
+            runtime.block_on(context::connect_converted(reference, registry))?;
         let repository = mountable_repository(reference, &arguments.destination);
         Ok(ReuseImage { source, selector, repository })
     };

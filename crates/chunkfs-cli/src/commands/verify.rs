@@ -23,7 +23,8 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<()> {
 }
 
 async fn verify(arguments: &VerifyArguments) -> anyhow::Result<()> {
-    let (source, selector) = context::connect_source(&arguments.image, &arguments.registry).await?;
+    let (source, selector) =
+        context::connect_converted(&arguments.image, &arguments.registry).await?;
     // Nothing is kept: every chunk must come from the source.
     let cache = Cache::open(CacheOptions::new(Handle::current()).with_memory_len_max(0));
     let name = arguments.image.to_string();

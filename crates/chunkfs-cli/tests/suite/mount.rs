@@ -215,7 +215,7 @@ fn an_unplugged_server_fails_reads_but_not_the_mount() {
     std::fs::write(scratch.path("a.tar"), archive::everything()).unwrap();
     let image = registry.reference("a:v1");
     scratch.run(["convert", "tar:a.tar", &image, "--chunk-size", "64K"]);
-    let mut server = Server::start(&scratch, &image, &[]);
+    let mut server = Server::start(&scratch, &image, &["--read-timeout", "2"]);
     let address = registry.server.address();
     registry.unplug();
     let error = fs::read(server.mountpoint.join("dir/big")).unwrap_err();

@@ -22,7 +22,7 @@ fn wrong_command_lines_end_with_code_two_and_say_what_is_right() {
         (&["inspect", "oci:a@sha256:12"], "the digest is not a SHA-256"),
         (&["inspect", "oci:a:b", "--jsn"], "a similar argument exists: '--json'"),
         (&["convert", "folder", "oci:a:b"], "rootfs:FOLDER or tar:FILE"),
-        (&["convert", "rootfs:a", "oci:a"], "it names no tag; write oci:FOLDER:TAG"),
+        (&["convert", "rootfs:a", "oci:a"], "it names no tag; end it with :TAG"),
         (&["convert", "rootfs:a", &digest], "a digest cannot be chosen; end it with :TAG"),
         (&["convert", "rootfs:a", "oci:a:b", "--chunk-size", "65K"], "66560 is not a power of two"),
         (&["convert", "rootfs:a", "oci:a:b", "--pack-size", "2M"], "pack size 2097152 is not 0"),

@@ -1,7 +1,12 @@
-//! OCI image layouts in a local folder.
+//! OCI image layouts: in a local folder, or as files of a store that is not local.
 
 mod index;
+#[cfg(feature = "registry")]
+pub(crate) mod remote;
+#[cfg(feature = "layout")]
 mod source;
+#[cfg(feature = "layout")]
 mod store;
 
+#[cfg(feature = "layout")]
 pub use source::OciLayout;

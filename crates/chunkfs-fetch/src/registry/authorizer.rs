@@ -160,7 +160,7 @@ impl Authorizer {
                 }),
                 Err(_) => {
                     let what = format!("a token for {}", authorizer.origin.host());
-                    Err(FetchError::Timeout { what, after: deadline })
+                    Err(FetchError::Timeout { what, after: deadline, last: None })
                 }
             };
             if let Some(slot) = authorizer.slots().get_mut(&access) {
@@ -185,7 +185,9 @@ impl Authorizer {
         reason: CredentialsReason,
     ) -> Result<(HeaderValue, Option<Duration>), FetchError> {
         let host = self.origin.host();
-        let mut credential = self.credential(challenge, reason).await?;
+        // A token that is refused at once may have been damaged on its way; another one tells.
+        let may_repeat = matches!(challenge, Challenge::Bearer(_));
+        let mut credential = self.credential(challenge, reason, may_repeat).await?;
         match challenge {
             Challenge::Basic => match credential {
                 Some(Credential::Password { username, password }) => {
@@ -200,7 +202,8 @@ impl Authorizer {
                 let is_initial = reason == CredentialsReason::Initial;
                 let mut result = self.token(access, bearer, credential.as_ref()).await;
                 if is_initial && matches!(result, Err(FetchError::Unauthorized { .. })) {
-                    credential = self.credential(challenge, CredentialsReason::Rejected).await?;
+                    let reason = CredentialsReason::Rejected;
+                    credential = self.credential(challenge, reason, false).await?;
                     result = self.token(access, bearer, credential.as_ref()).await;
                 }
                 result
@@ -220,9 +223,11 @@ impl Authorizer {
         let service = bearer.service.as_deref();
         let request = TokenRequest { realm, service, scope: &scope, credential };
         let mut patience = Patience::new(&self.options);
+        let mut was_garbled = false;
         loop {
             let timeout = self.options.progress_timeout;
             match request.send(&self.client, timeout, &self.counters).await {
+                Err(FetchError::Protocol { .. }) if !was_garbled => was_garbled = true,
                 Ok(token) => {
                     let early = RENEW_EARLY_MAX.min(token.life / 10);
                     return Ok((token.value, Some(token.life - early)));
@@ -253,6 +258,7 @@ impl Authorizer {
         &self,
         challenge: &Challenge,
         reason: CredentialsReason,
+        may_repeat: bool,
     ) -> Result<Option<Credential>, FetchError> {
         let known = self.known_credential().clone();
         if let (Some(known), CredentialsReason::Initial) = (&known, reason) {
@@ -262,7 +268,7 @@ impl Authorizer {
         let reason = if known.is_none() { CredentialsReason::Initial } else { reason };
         let host = self.origin.host();
         let given = self.options.credentials.credentials(host, reason).await?;
-        if known.as_ref() == Some(&given) {
+        if known.as_ref() == Some(&given) && !may_repeat {
             let detail = challenge.error().map_or("the same ones were given again", |error| error);
             let detail = super::body::printable(detail);
             return Err(FetchError::Unauthorized { host: host.to_owned(), detail });

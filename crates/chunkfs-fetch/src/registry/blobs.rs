@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chunkfs_format::BlobId;
-use reqwest::header::{HeaderValue, RANGE};
+use reqwest::header::{CACHE_CONTROL, HeaderValue, RANGE};
 use reqwest::{StatusCode, Url};
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub(super) struct BlobState {
 struct Known {
     location: Option<Location>,
     honours_ranges: bool,
+    /// Whether damaged bytes came, so that caches on the way are not to be trusted.
+    is_doubted: bool,
 }
 
 /// Where redirects ended.
@@ -48,6 +50,18 @@ struct Known {
 struct Location {
     url: Url,
     renew_at: Option<Instant>,
+    /// Whether the end was seen: what was only named may redirect further.
+    is_end: bool,
+}
+
+/// A read of a blob or of a range of it.
+#[derive(Debug, Clone)]
+pub(super) struct BlobRequest {
+    pub(super) blob: BlobId,
+    pub(super) range: Option<Range<u64>>,
+    pub(super) priority: Priority,
+    /// Whether caches on the way must ask the origin.
+    pub(super) is_fresh: bool,
 }
 
 impl Blobs {
@@ -70,20 +84,32 @@ impl BlobState {
         self.known().honours_ranges = honours_ranges;
     }
 
-    fn location(&self) -> Option<Url> {
+    pub(super) fn is_doubted(&self) -> bool {
+        self.known().is_doubted
+    }
+
+    pub(super) fn set_doubted(&self, is_doubted: bool) {
+        self.known().is_doubted = is_doubted;
+    }
+
+    pub(super) fn has_location(&self) -> bool {
+        self.location().is_some()
+    }
+
+    fn location(&self) -> Option<Location> {
         let mut known = self.known();
         let is_due = |location: &Location| location.renew_at.is_some_and(|at| at <= Instant::now());
         if known.location.as_ref().is_some_and(is_due) {
             known.location = None;
         }
-        known.location.as_ref().map(|location| location.url.clone())
+        known.location.clone()
     }
 
-    fn remember(&self, url: &Url) {
+    pub(super) fn remember(&self, url: &Url, is_end: bool) {
         let renew_at = expiry(url)
             .and_then(|at| at.duration_since(SystemTime::now()).ok())
             .and_then(|life| Instant::now().checked_add(life - RENEW_EARLY_MAX.min(life / 10)));
-        self.known().location = Some(Location { url: url.clone(), renew_at });
+        self.known().location = Some(Location { url: url.clone(), renew_at, is_end });
     }
 
     /// Forgets a location, unless another reader has replaced it already.
@@ -105,11 +131,11 @@ impl Exchange {
     /// Returns answers with status 200 and 206, whose encoding is checked; all others are errors.
     pub(super) async fn get_blob(
         &self,
-        blob: BlobId,
         state: &BlobState,
-        range: Option<Range<u64>>,
-        priority: Priority,
+        request: BlobRequest,
     ) -> Result<Body, FetchError> {
+        let BlobRequest { blob, range, priority, is_fresh } = request;
+        let is_fresh = is_fresh || state.is_doubted();
         let request = |url| {
             let mut request = Outgoing::get(url, priority);
             if let Some(range) = &range {
@@ -117,21 +143,30 @@ impl Exchange {
                 let value = HeaderValue::from_str(&value).expect("digits and dashes");
                 request.headers.insert(RANGE, value);
             }
+            if is_fresh {
+                request.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            }
             request
         };
-        if let Some(url) = state.location() {
-            let answer = self.send(&request(url.clone())).await?;
+        if let Some(Location { url, is_end, .. }) = state.location() {
+            let answer = match is_end {
+                true => self.send(&request(url.clone())).await?,
+                false => self.follow(request(url.clone())).await?.0,
+            };
             let status = answer.status();
             let may_be_expired = matches!(status.as_u16(), 400 | 401 | 403) || is_redirect(status);
             if !may_be_expired {
+                if !is_end && status.is_success() {
+                    state.remember(answer.url(), true);
+                }
                 return self.check_blob(blob, range, answer).await;
             }
             state.forget(&url);
         }
-        let url = self.origin.url(&format!("blobs/{blob}"));
+        let url = self.origin.blob_url(blob);
         let (answer, is_redirected) = self.follow(request(url)).await?;
         if is_redirected && answer.status().is_success() {
-            state.remember(answer.url());
+            state.remember(answer.url(), true);
         }
         self.check_blob(blob, range, answer).await
     }
@@ -203,12 +238,12 @@ mod tests {
     fn expired_locations_are_forgotten() {
         let state = BlobState::default();
         let url = |query: &str| Url::parse(&format!("https://s/x?{query}")).unwrap();
-        state.remember(&url("Expires=99999999999"));
-        assert_eq!(state.location(), Some(url("Expires=99999999999")));
+        state.remember(&url("Expires=99999999999"), true);
+        assert_eq!(state.location().unwrap().url, url("Expires=99999999999"));
         state.forget(&url("other"));
         assert!(state.location().is_some());
         state.forget(&url("Expires=99999999999"));
-        assert_eq!(state.location(), None);
+        assert!(!state.has_location());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE};
 use reqwest::{Response, StatusCode, Url};
+use tokio::time::Instant;
 
 use super::client::transport_error;
 use super::counters::Count;
@@ -22,7 +23,13 @@ pub(super) struct Body {
     response: Response,
     url: Url,
     progress_timeout: Duration,
+    /// How long was waited for the last `window_len` bytes.
+    waited: Duration,
+    window_len: u64,
 }
+
+/// A body that brings less than this in a second, over the progress timeout, counts as stalled.
+const RATE_MIN: u64 = 1 << 10;
 
 /// The `Content-Range` of a 206 answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +43,7 @@ pub(super) struct ContentRange {
 
 impl Body {
     pub(super) fn new(response: Response, url: Url, progress_timeout: Duration) -> Self {
-        Self { response, url, progress_timeout }
+        Self { response, url, progress_timeout, waited: Duration::ZERO, window_len: 0 }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -53,14 +60,27 @@ impl Body {
 
     /// Returns the next piece, or `None` at the end of the body.
     pub(super) async fn next(&mut self, received: &Count) -> Result<Option<Bytes>, FetchError> {
-        match tokio::time::timeout(self.progress_timeout, self.response.chunk()).await {
+        let started = Instant::now();
+        let patience = self.progress_timeout.saturating_sub(self.waited);
+        match tokio::time::timeout(patience, self.response.chunk()).await {
             Ok(Ok(Some(bytes))) => {
                 received.add(bytes.len() as u64);
+                self.note_progress(started.elapsed(), bytes.len() as u64);
                 Ok(Some(bytes))
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Err(error)) => Err(transport_error(&self.url, error)),
             Err(_) => Err(stalled(&self.url, self.progress_timeout)),
+        }
+    }
+
+    /// Only time spent waiting counts: the reader may be slow, too.
+    fn note_progress(&mut self, waited: Duration, len: u64) {
+        self.waited += waited;
+        self.window_len += len;
+        let len_min = self.progress_timeout.as_secs_f64() * RATE_MIN as f64;
+        if self.window_len as f64 >= len_min {
+            (self.waited, self.window_len) = (Duration::ZERO, 0);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
@@ -10,62 +11,73 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::options::RegistryOptions;
 use super::origin::{host_of, redacted};
 use crate::error::FetchError;
 
 /// How long an unused connection is kept.
-const IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 100;
 
-/// Builds a client that follows no redirects, reads no proxy settings and speaks HTTP/1.1 only.
-///
-/// Redirects: the policy needs to know which host may see secrets. HTTP/1.1: ranges of one blob
-/// are read over several connections, which one HTTP/2 connection would put behind each other.
-pub(super) fn build(options: &RegistryOptions, needs_roots: bool) -> Result<Client, FetchError> {
-    let tls = |problem: String| FetchError::Tls { problem };
-    Client::builder()
-        .tls_backend_preconfigured(tls_config(options, needs_roots)?)
-        .redirect(Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .http1_only()
-        .http1_max_headers(HEADERS_MAX)
-        .referer(false)
-        .connect_timeout(options.connect_timeout)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(options.connections_max)
-        .user_agent(&options.user_agent)
-        .build()
-        .map_err(|error| tls(error.to_string()))
+/// What a client needs to know.
+pub(crate) struct Settings<'a> {
+    pub(crate) connect_timeout: Duration,
+    /// How many unused connections to one host are kept.
+    pub(crate) idle_max: usize,
+    pub(crate) user_agent: &'a str,
+    pub(crate) root_certificates_pem: &'a [Vec<u8>],
+    /// Whether it is an error if there are no root certificates.
+    pub(crate) needs_roots: bool,
 }
 
-fn tls_config(options: &RegistryOptions, needs_roots: bool) -> Result<ClientConfig, FetchError> {
-    let tls = |problem: String| FetchError::Tls { problem };
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    // Some systems carry roots that webpki cannot parse; the others still work.
-    roots.add_parsable_certificates(native.certs);
-    for pem in &options.root_certificates_pem {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| tls(error.to_string()))?;
-            roots.add(certificate).map_err(|error| tls(error.to_string()))?;
+impl Settings<'_> {
+    /// Builds a client that follows no redirects, reads no proxy settings and speaks HTTP/1.1 only.
+    ///
+    /// Redirects: the policy needs to know which host may see secrets. HTTP/1.1: ranges of one blob
+    /// are read over several connections, which one HTTP/2 connection would put behind each other.
+    pub(crate) fn build(&self) -> Result<Client, FetchError> {
+        Client::builder()
+            .tls_backend_preconfigured(self.tls_config()?)
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .http1_only()
+            .http1_max_headers(HEADERS_MAX)
+            .referer(false)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(self.idle_max)
+            .user_agent(self.user_agent)
+            .build()
+            .map_err(|error| FetchError::Tls { problem: error.to_string() })
+    }
+
+    fn tls_config(&self) -> Result<ClientConfig, FetchError> {
+        let tls = |problem: String| FetchError::Tls { problem };
+        let mut roots = RootCertStore::empty();
+        let native = rustls_native_certs::load_native_certs();
+        // Some systems carry roots that webpki cannot parse; the others still work.
+        roots.add_parsable_certificates(native.certs);
+        for pem in self.root_certificates_pem {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| tls(error.to_string()))?;
+                roots.add(certificate).map_err(|error| tls(error.to_string()))?;
+            }
         }
+        if roots.is_empty() && self.needs_roots {
+            let why = native.errors.first().map_or(String::new(), |error| format!(" ({error})"));
+            return Err(tls(format!(
+                "no trusted root certificates found{why}; install ca-certificates or give some"
+            )));
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
     }
-    if roots.is_empty() && needs_roots {
-        let why = native.errors.first().map_or(String::new(), |error| format!(" ({error})"));
-        return Err(tls(format!(
-            "no trusted root certificates found{why}; install ca-certificates or give some"
-        )));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// Turns an error of reqwest for `url` into ours, without its URL.

@@ -20,6 +20,12 @@ pub struct FetchCounters {
     pub token_requests: u64,
     /// Range requests that were answered with the whole blob.
     pub whole_blob_transfers: u64,
+    /// Demand reads that stood still and got a second request beside the first.
+    pub hedged_reads: u64,
+    /// Reads repeated because what came first was damaged.
+    pub rereads: u64,
+    /// Reads and manifests that a mirror failed to give, so that the next place was asked.
+    pub mirror_failures: u64,
 }
 
 /// The part of [`FetchCounters`] that is counted by priority.
@@ -40,6 +46,9 @@ pub(super) struct Counters {
     pub(super) redirects: Count,
     pub(super) token_requests: Count,
     pub(super) whole_blob_transfers: Count,
+    pub(super) hedged_reads: Count,
+    pub(super) rereads: Count,
+    pub(super) mirror_failures: Count,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +87,9 @@ impl Counters {
             redirects: self.redirects.get(),
             token_requests: self.token_requests.get(),
             whole_blob_transfers: self.whole_blob_transfers.get(),
+            hedged_reads: self.hedged_reads.get(),
+            rereads: self.rereads.get(),
+            mirror_failures: self.mirror_failures.get(),
         }
     }
 }

@@ -17,7 +17,6 @@ use super::counters::Counters;
 use super::credentials::CredentialsReason;
 use super::options::RegistryOptions;
 use super::origin::{Origin, host_of, redacted};
-use super::patience::Throttle;
 use crate::error::FetchError;
 use crate::source::Priority;
 
@@ -31,7 +30,6 @@ pub(super) struct Exchange {
     pub(super) client: Client,
     pub(super) origin: Arc<Origin>,
     pub(super) authorizer: Arc<Authorizer>,
-    pub(super) throttle: Throttle,
     pub(super) counters: Arc<Counters>,
     pub(super) options: RegistryOptions,
 }
@@ -139,13 +137,16 @@ impl Exchange {
         authorization: Option<&Authorization>,
     ) -> Result<Body, FetchError> {
         let host = host_of(&request.url);
-        self.throttle.wait(&host, self.options.deadline).await?;
+        self.options.hosts.wait(&host, self.options.deadline).await?;
         self.counters.of(request.priority).requests.add(1);
         let mut builder = self
             .client
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.origin.is_same(&request.url) {
+            builder = builder.headers(self.origin.headers().clone());
+        }
         if let Some(authorization) = authorization {
             builder = builder.header(AUTHORIZATION, authorization.value.clone());
         }
@@ -155,10 +156,8 @@ impl Exchange {
                 .body(reqwest::Body::wrap_stream(body.open()));
         }
         let response = self.with_progress(request, builder.send()).await?;
-        let throttles = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
-        if throttles.contains(&response.status()) {
-            self.throttle.note(&host, response.headers());
-        }
+        let (hosts, backoff) = (&self.options.hosts, self.options.backoff);
+        hosts.note_answer(&host, response.status(), response.headers(), backoff);
         Ok(Body::new(response, request.url.clone(), self.options.progress_timeout))
     }
 

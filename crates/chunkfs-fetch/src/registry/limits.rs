@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::options::RegistryOptions;
 use crate::error::FetchError;
 use crate::source::Priority;
 
@@ -13,26 +12,26 @@ use crate::source::Priority;
 /// A prefetch read waits for a place among prefetch reads first, so at most that many of them are
 /// ever ahead of a demand read in the common queue.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     all: Arc<Semaphore>,
     prefetch: Arc<Semaphore>,
 }
 
 /// The right to run one request; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     _all: OwnedSemaphorePermit,
     _prefetch: Option<OwnedSemaphorePermit>,
 }
 
 impl Limits {
-    pub(super) fn new(options: &RegistryOptions) -> Self {
-        let all = options.connections_max.clamp(1, Semaphore::MAX_PERMITS);
-        let prefetch = options.prefetch_connections_max.min(all.saturating_sub(1)).max(1);
+    pub(crate) fn new(connections_max: usize, prefetch_connections_max: usize) -> Self {
+        let all = connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        let prefetch = prefetch_connections_max.min(all.saturating_sub(1)).max(1);
         Self { all: Arc::new(Semaphore::new(all)), prefetch: Arc::new(Semaphore::new(prefetch)) }
     }
 
-    pub(super) async fn acquire(&self, priority: Priority) -> Result<Permit, FetchError> {
+    pub(crate) async fn acquire(&self, priority: Priority) -> Result<Permit, FetchError> {
         let acquire = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).acquire_owned();
         let prefetch = match priority {
             Priority::Demand => None,

@@ -2,16 +2,18 @@
 
 use bytes::Bytes;
 use chunkfs_format::BlobId;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::authorizer::Access;
 use super::exchange::{Exchange, Outgoing};
+use super::outgoing::MemoryBody;
 use super::patience::Patience;
-use super::push::MemoryBody;
+
+use crate::attached::ImageIndex;
 use crate::error::FetchError;
-use crate::manifest::MANIFEST_LEN_MAX;
-use crate::source::{ManifestSelector, Priority, StoredManifest};
+use crate::manifest::{IMAGE_ARTIFACT_TYPE, IMAGE_INDEX_MEDIA_TYPE, MANIFEST_LEN_MAX};
+use crate::source::{BlobDescriptor, ManifestSelector, Priority, StoredManifest, referrers_tag};
 
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, \
@@ -24,7 +26,15 @@ impl Exchange {
         selector: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError> {
         let what = self.manifest_name(selector);
-        self.patiently(&what, || self.fetch_manifest_once(selector, &what)).await
+        let fetch = |is_fresh| {
+            let what = what.clone();
+            async move { self.fetch_manifest_once(selector, &what, is_fresh).await }
+        };
+        match self.patiently(&what, || fetch(false)).await {
+            // Damaged on its way: once more, around caches.
+            Err(FetchError::DigestMismatch { .. }) => self.patiently(&what, || fetch(true)).await,
+            result => result,
+        }
     }
 
     pub(super) async fn put_manifest(
@@ -58,10 +68,15 @@ impl Exchange {
         &self,
         selector: &ManifestSelector,
         what: &str,
+        is_fresh: bool,
     ) -> Result<StoredManifest, FetchError> {
         let url = self.origin.url(&format!("manifests/{selector}"));
         let mut request = Outgoing::get(url, Priority::Demand);
         request.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        if is_fresh {
+            self.counters.rereads.add(1);
+            request.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
         let (answer, _) = self.follow(request).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.into_error(what).await);
@@ -69,15 +84,66 @@ impl Exchange {
         answer.check_encoding()?;
         let media_type = answer.response().headers().get(CONTENT_TYPE);
         let media_type = media_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        // Trusted as far as the registry is: it shows damage, not malice.
+        let stated = answer.response().headers().get("docker-content-digest");
+        let stated: Option<BlobId> = stated.and_then(|value| value.to_str().ok()?.parse().ok());
         let received = &self.counters.of(Priority::Demand).bytes_received;
         let bytes = answer.read_limited(MANIFEST_LEN_MAX, received).await?;
         let id = BlobId::of(&bytes);
-        match selector {
-            ManifestSelector::Digest(expected) if *expected != id => {
-                Err(FetchError::DigestMismatch { expected: *expected, actual: id })
-            }
-            _ => Ok(StoredManifest { id, media_type, bytes }),
+        let expected = match selector {
+            ManifestSelector::Digest(expected) => Some(*expected),
+            ManifestSelector::Tag(_) => stated,
+        };
+        match expected.filter(|expected| *expected != id) {
+            Some(expected) => Err(FetchError::DigestMismatch { expected, actual: id }),
+            None => Ok(StoredManifest { id, media_type, bytes }),
         }
+    }
+
+    /// Asks the referrers API, or else reads the tag that stands in for it.
+    ///
+    /// Registries without the API answer 404, others a login page: what is no JSON index is none.
+    pub(super) async fn fetch_referrers(&self, id: BlobId) -> Result<StoredManifest, FetchError> {
+        let what = format!("referrers of {id} at {}", self.origin.host());
+        let fetched = self.patiently(&what, || async {
+            let mut url = self.origin.url(&format!("referrers/{id}"));
+            url.query_pairs_mut().append_pair("artifactType", IMAGE_ARTIFACT_TYPE);
+            let mut request = Outgoing::get(url, Priority::Demand);
+            request.headers.insert(ACCEPT, HeaderValue::from_static(IMAGE_INDEX_MEDIA_TYPE));
+            let answer = self.send(&request).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(answer.into_error(&what).await);
+            }
+            let received = &self.counters.of(Priority::Demand).bytes_received;
+            answer.read_limited(MANIFEST_LEN_MAX, received).await
+        });
+        match fetched.await {
+            Ok(bytes) if ImageIndex::parse(&bytes).is_some() => {
+                Ok(StoredManifest { id: BlobId::of(&bytes), media_type: None, bytes })
+            }
+            Err(error) if error.is_retryable() => Err(error),
+            _ => self.fetch_manifest(&ManifestSelector::Tag(referrers_tag(id))).await,
+        }
+    }
+
+    /// Adds a referrer to the tag that stands in for the API, unless it is listed already.
+    ///
+    /// Two writers at the same time may lose one entry: the specification has no remedy.
+    pub(super) async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let mut index = match self.fetch_referrers(subject).await {
+            Ok(stored) => ImageIndex::parse(&stored.bytes).unwrap_or_default(),
+            Err(error) if error.is_not_found() => ImageIndex::new(),
+            Err(error) => return Err(error),
+        };
+        if index.add_referrer(referrer) {
+            let tag = ManifestSelector::Tag(referrers_tag(subject));
+            self.put_manifest(&tag, IMAGE_INDEX_MEDIA_TYPE, index.to_json().into()).await?;
+        }
+        Ok(())
     }
 
     fn manifest_name(&self, selector: &ManifestSelector) -> String {
@@ -103,7 +169,7 @@ impl Exchange {
         let after = self.options.deadline;
         match tokio::time::timeout(after, repeated).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout { what: what.to_owned(), after }),
+            Err(_) => Err(FetchError::Timeout { what: what.to_owned(), after, last: None }),
         }
     }
 }

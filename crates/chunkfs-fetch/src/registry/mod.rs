@@ -1,27 +1,35 @@
-//! OCI registries over HTTP.
+//! OCI registries over HTTP, and layouts on web servers by the same rules.
 //!
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
-//! (connections), `patience` (retries), `authorizer` (tokens), `exchange` (one request with its
-//! authorization and redirects), `blobs` (what is known of each blob), `range`, `whole`, `stream`,
+//! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
+//! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
+//! they are needed), `range`, `whole`, `stream`,
 //! `push` and `manifest` (the operations), `source` (the public type).
 
+mod ahead;
 mod authorizer;
 mod blobs;
 mod body;
 mod challenge;
-mod client;
+pub(crate) mod client;
 mod counters;
 mod credentials;
 mod date;
 mod docker_config;
 mod exchange;
-mod limits;
+mod hosts;
+mod hosts_toml;
+mod http_layout;
+pub(crate) mod limits;
 mod manifest;
+mod mirrors;
 mod options;
 mod origin;
-mod patience;
+mod outgoing;
+pub(crate) mod patience;
 mod push;
 mod range;
+mod sites;
 mod source;
 mod stream;
 mod token;
@@ -33,5 +41,7 @@ pub use credentials::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, StaticCredentials,
 };
 pub use docker_config::DockerConfigCredentials;
+pub use http_layout::HttpLayout;
+pub use mirrors::Mirror;
 pub use options::RegistryOptions;
 pub use source::RegistrySource;

@@ -1,16 +1,23 @@
 //! How a registry is talked to.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::client;
 use super::credentials::{AnonymousCredentials, Credentials};
+use super::hosts::Hosts;
+use super::mirrors::{Mirror, Mirrors};
 
 /// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
 ///
 /// The defaults suit reads on behalf of a file system: errors surface within a minute.
+///
+/// Clones share what is learned about hosts: a pause that a registry asks for on behalf of one
+/// image is kept by all images whose sources are made from clones of the same options.
 #[derive(Clone)]
 pub struct RegistryOptions {
     pub(super) runtime: Handle,
@@ -22,11 +29,14 @@ pub struct RegistryOptions {
     pub(super) connect_timeout: Duration,
     pub(super) progress_timeout: Duration,
     pub(super) deadline: Duration,
-    pub(super) retries_max: u32,
+    pub(super) retries_max: Option<u32>,
     pub(super) backoff: Duration,
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
     pub(super) whole_blobs_len_max: u64,
+    pub(super) hedge_after: Option<Duration>,
+    pub(super) hosts: Arc<Hosts>,
+    pub(super) mirrors: Mirrors,
 }
 
 impl RegistryOptions {
@@ -44,11 +54,14 @@ impl RegistryOptions {
             connect_timeout: Duration::from_secs(5),
             progress_timeout: Duration::from_secs(15),
             deadline: Duration::from_secs(60),
-            retries_max: 4,
+            retries_max: None,
             backoff: Duration::from_millis(100),
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
             whole_blobs_len_max: 128 << 20,
+            hedge_after: Some(Duration::from_secs(2)),
+            hosts: Arc::default(),
+            mirrors: Mirrors::default(),
         }
     }
 
@@ -93,8 +106,39 @@ impl RegistryOptions {
     }
 
     /// Sets how long a request may go without any progress before it is tried anew (15 s).
+    ///
+    /// Less than 1 KiB for each second of this time is no progress.
     pub fn with_progress_timeout(mut self, progress_timeout: Duration) -> Self {
         self.progress_timeout = progress_timeout;
+        self
+    }
+
+    /// Asks a mirror before the registry `host` (with port, if it has one); several are asked in order.
+    ///
+    /// A mirror gets one retry and a quarter of the deadline, at most 15 s. One that fails is passed
+    /// over for a second, longer with each further failure, by all sources of these options. Blobs
+    /// that are read whole for conversion, and all writes, go to the registry itself.
+    pub fn with_mirror(mut self, host: impl Into<String>, mirror: Mirror) -> Self {
+        self.mirrors.given.push((host.into(), mirror));
+        self
+    }
+
+    /// Reads mirrors from a folder with containerd's layout: `HOST/hosts.toml`, else
+    /// `_default/hosts.toml`. The files are read whenever a source is made.
+    ///
+    /// `server`, `capabilities`, `ca`, `header` and `override_path` are heeded; `client` and
+    /// `skip_verify` are errors, other settings are ignored.
+    pub fn with_hosts_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.mirrors.hosts_folder = Some(folder.into());
+        self
+    }
+
+    /// Sets after how long without any progress a demand read sends a second request, beside the
+    /// first, and takes what comes first (2 s); `None` for never.
+    ///
+    /// Only blobs whose ranges are known to be readable get second requests, one per read.
+    pub fn with_hedge_after(mut self, hedge_after: Option<Duration>) -> Self {
+        self.hedge_after = hedge_after;
         self
     }
 
@@ -106,9 +150,12 @@ impl RegistryOptions {
         self
     }
 
-    /// Sets how often a failed request is tried again (4 times).
+    /// Sets how often a failed request is tried again.
+    ///
+    /// By default demand reads are tried again until their deadline, so that a mount survives a
+    /// registry that is away for a while, and all other requests 4 times.
     pub fn with_retries_max(mut self, retries_max: u32) -> Self {
-        self.retries_max = retries_max;
+        self.retries_max = Some(retries_max);
         self
     }
 
@@ -139,6 +186,18 @@ impl RegistryOptions {
     }
 }
 
+impl RegistryOptions {
+    pub(super) fn client(&self, needs_roots: bool) -> client::Settings<'_> {
+        client::Settings {
+            connect_timeout: self.connect_timeout,
+            idle_max: self.connections_max,
+            user_agent: &self.user_agent,
+            root_certificates_pem: &self.root_certificates_pem,
+            needs_roots,
+        }
+    }
+}
+
 impl fmt::Debug for RegistryOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryOptions")
@@ -155,6 +214,8 @@ impl fmt::Debug for RegistryOptions {
             .field("user_agent", &self.user_agent)
             .field("root_certificates_count", &self.root_certificates_pem.len())
             .field("whole_blobs_len_max", &self.whole_blobs_len_max)
+            .field("hedge_after", &self.hedge_after)
+            .field("mirrors", &self.mirrors)
             .finish()
     }
 }

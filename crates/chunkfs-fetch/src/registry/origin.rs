@@ -1,10 +1,14 @@
 //! Which URLs are talked to, and how they are shown.
 
+use chunkfs_format::BlobId;
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 
+use super::mirrors::{Mirror, namespace};
 use super::options::RegistryOptions;
 use crate::error::FetchError;
-use crate::reference::{RegistryReference, is_loopback_host};
+use crate::layout::remote::blob_path;
+use crate::reference::{RegistryReference, StoreReference, is_loopback_host};
 
 /// The registry's scheme, host and port, and the rules for all other hosts.
 #[derive(Debug)]
@@ -12,6 +16,10 @@ pub(super) struct Origin {
     base: Url,
     host: String,
     allows_plain_http: bool,
+    is_layout: bool,
+    /// What a mirror is asked for besides the path: which registry is meant.
+    query: Option<String>,
+    headers: HeaderMap,
 }
 
 impl Origin {
@@ -27,7 +35,63 @@ impl Origin {
             url: base,
             problem: format!("not a URL: {error}"),
         })?;
-        Ok(Self { base, host, allows_plain_http: options.plain_http })
+        Ok(Self::at(base, host, options))
+    }
+
+    fn at(base: Url, host: String, options: &RegistryOptions) -> Self {
+        let allows_plain_http = options.plain_http;
+        let headers = HeaderMap::new();
+        Self { base, host, allows_plain_http, is_layout: false, query: None, headers }
+    }
+
+    /// The place of a repository on a mirror of its registry.
+    pub(super) fn of_mirror(
+        reference: &RegistryReference,
+        mirror: &Mirror,
+        options: &RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let mut base = mirror.url.clone();
+        let version = if mirror.overrides_path { "" } else { "/v2" };
+        let path = base.path().trim_end_matches('/');
+        let path = format!("{path}{version}/{}/", reference.repository());
+        base.set_path(&path);
+        let host = host_of(&base);
+        let mut origin = Self::at(base, host, options);
+        if origin.host != reference.host() {
+            let pairs = [("ns", namespace(reference.host()))];
+            let mut url = origin.base.clone();
+            origin.query =
+                url.query_pairs_mut().extend_pairs(pairs).finish().query().map(str::to_owned);
+        }
+        origin.headers = mirror.headers.clone();
+        Ok(origin)
+    }
+
+    /// Returns the headers that requests to the registry itself carry.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The origin of a layout on a web server. Plain HTTP is what its name asks for.
+    pub(super) fn of_layout(
+        reference: &StoreReference,
+        options: &RegistryOptions,
+    ) -> Result<Self, FetchError> {
+        let base = format!("{}/", reference.place());
+        let base = Url::parse(&base).map_err(|error| FetchError::Protocol {
+            url: base,
+            problem: format!("not a URL: {error}"),
+        })?;
+        let host = reference.bucket().to_owned();
+        Ok(Self { is_layout: true, ..Self::at(base, host, options) })
+    }
+
+    /// Returns the URL of a blob.
+    pub(super) fn blob_url(&self, blob: BlobId) -> Url {
+        match self.is_layout {
+            true => self.url(&blob_path(blob)),
+            false => self.url(&format!("blobs/{blob}")),
+        }
     }
 
     /// Returns the host as it was written in the reference.
@@ -43,6 +107,7 @@ impl Origin {
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path()));
+        url.set_query(self.query.as_deref());
         url
     }
 
@@ -76,6 +141,7 @@ impl Origin {
             "https" => Ok(()),
             "http" if self.allows_plain_http => Ok(()),
             "http" if is_loopback(url) && is_loopback(&self.base) => Ok(()),
+            "http" if self.is_same(url) => Ok(()),
             "http" => Err(Refusal::PlainHttp(host_of(url))),
             _ => Err(Refusal::Scheme),
         }

@@ -1,20 +1,29 @@
 //! Reading one range, whatever the server makes of it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use chunkfs_format::BlobId;
+use futures::future::{Either, select};
 use reqwest::StatusCode;
 
-use super::blobs::{BlobState, Blobs};
+use super::ahead::Ahead;
+use super::authorizer::Authorizer;
+use super::blobs::{BlobRequest, BlobState, Blobs};
 use super::body::{Body, ContentRange};
+use super::counters::Counters;
 use super::exchange::Exchange;
 use super::limits::{Limits, Permit};
-use super::origin::redacted;
+use super::options::RegistryOptions;
+use super::origin::{Origin, redacted};
 use super::patience::Patience;
 use super::turnstile::Turn;
 use super::whole::Wholes;
-use crate::error::FetchError;
+use crate::error::{ErrorSource, FetchError};
 use crate::source::{BlobDescriptor, Priority};
 
 /// Reads ranges of blobs.
@@ -24,35 +33,120 @@ pub(super) struct RangeReader {
     pub(super) limits: Limits,
     pub(super) blobs: Blobs,
     pub(super) wholes: Wholes,
+    pub(super) ahead: Ahead,
+}
+
+/// What a caller wants.
+#[derive(Debug, Clone)]
+pub(super) struct RangeRequest {
+    pub(super) blob: BlobDescriptor,
+    /// Not empty, and within the blob.
+    pub(super) range: Range<u64>,
+    pub(super) priority: Priority,
+    /// Whether what came before was damaged, so that caches must be passed by.
+    pub(super) is_fresh: bool,
 }
 
 /// A range that is being read, and what has arrived of it.
 struct Wanted {
-    blob: BlobDescriptor,
-    range: Range<u64>,
-    priority: Priority,
+    request: RangeRequest,
     received: BytesMut,
+    progress: Arc<Progress>,
+}
+
+/// How a read goes, for those who watch it.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The bytes received so far.
+    received: AtomicU64,
+    last_error: Mutex<Option<FetchError>>,
 }
 
 impl RangeReader {
-    /// Reads exactly `range`, which is not empty and lies within the blob, within the deadline.
-    pub(super) async fn read(
-        &self,
-        blob: BlobDescriptor,
-        range: Range<u64>,
-        priority: Priority,
-    ) -> Result<Bytes, FetchError> {
-        let wanted = Wanted { blob, range, priority, received: BytesMut::new() };
+    /// Sets up everything that one host and repository needs; sends nothing.
+    pub(super) fn new(
+        origin: Origin,
+        repository: &str,
+        options: RegistryOptions,
+        counters: Arc<Counters>,
+    ) -> Result<Self, FetchError> {
+        let client = options.client(origin.is_https()).build()?;
+        let origin = Arc::new(origin);
+        let authorizer = Arc::new(Authorizer::new(
+            client.clone(),
+            Arc::clone(&origin),
+            repository,
+            options.clone(),
+            Arc::clone(&counters),
+        ));
+        let limits = Limits::new(options.connections_max, options.prefetch_connections_max);
+        let wholes = Wholes::new(options.whole_blobs_len_max);
+        let exchange = Arc::new(Exchange { client, origin, authorizer, counters, options });
+        let (blobs, ahead) = Default::default();
+        Ok(Self { exchange, limits, blobs, wholes, ahead })
+    }
+
+    /// Reads exactly the range within the deadline.
+    pub(super) async fn read(&self, request: RangeRequest) -> Result<Bytes, FetchError> {
         let after = self.exchange.options.deadline;
-        match tokio::time::timeout(after, self.read_patiently(wanted)).await {
+        let what = request.blob.id;
+        let progress = Arc::new(Progress::default());
+        match tokio::time::timeout(after, self.read_hedged(request, &progress)).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout { what: format!("blob {}", blob.id), after }),
+            Err(_) => {
+                let last = progress.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+                let last = last.clone().map(|error| Arc::new(error) as ErrorSource);
+                Err(FetchError::Timeout { what: format!("blob {what}"), after, last })
+            }
+        }
+    }
+
+    /// Sends a second request if the first makes no progress; the first answer wins.
+    async fn read_hedged(
+        &self,
+        request: RangeRequest,
+        progress: &Arc<Progress>,
+    ) -> Result<Bytes, FetchError> {
+        let first = self.read_patiently(Wanted::new(request.clone(), Arc::clone(progress)));
+        let hedge_after = self.exchange.options.hedge_after;
+        let Some(hedge_after) = hedge_after.filter(|_| request.priority == Priority::Demand) else {
+            return first.await;
+        };
+        let mut first = pin!(first);
+        let stuck = self.stuck(request.blob.id, progress, hedge_after);
+        if let Either::Left((result, _)) = select(&mut first, pin!(stuck)).await {
+            return result;
+        }
+        self.exchange.counters.hedged_reads.add(1);
+        let second = pin!(self.read_patiently(Wanted::new(request, Arc::default())));
+        match select(first, second).await {
+            Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => Ok(bytes),
+            Either::Left((Err(_), second)) => second.await,
+            Either::Right((Err(_), first)) => first.await,
+        }
+    }
+
+    /// Waits until a read has brought nothing for a while although its blob's ranges can be read.
+    ///
+    /// Until that is known, others wait for the same answer, and a second one could be the whole.
+    async fn stuck(&self, blob: BlobId, progress: &Progress, hedge_after: Duration) {
+        let state = self.blobs.state(blob);
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(hedge_after).await;
+            let now = progress.received.load(Ordering::Relaxed);
+            if now == before && state.honours_ranges() {
+                return;
+            }
+            before = now;
         }
     }
 
     async fn read_patiently(&self, mut wanted: Wanted) -> Result<Bytes, FetchError> {
-        let state = self.blobs.state(wanted.blob.id);
-        let mut patience = Patience::new(&self.exchange.options);
+        let state = self.blobs.state(wanted.request.blob.id);
+        let priority = wanted.request.priority;
+        let mut patience = Patience::of_read(&self.exchange.options, priority);
+        let mut was_damaged = false;
         loop {
             let before = wanted.received.len();
             let error = match self.try_once(&state, &mut wanted).await {
@@ -61,6 +155,14 @@ impl RangeReader {
                 Err(error) => error,
             };
             self.exchange.counters.retries.add(1);
+            let last = Some(error.clone());
+            *wanted.progress.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last;
+            if matches!(error, FetchError::DigestMismatch { .. }) && !was_damaged {
+                // A whole blob was damaged on its way: once more, around caches.
+                was_damaged = true;
+                wanted.received.clear();
+                continue;
+            }
             patience.after(error, wanted.received.len() > before).await?;
         }
     }
@@ -72,16 +174,19 @@ impl RangeReader {
         wanted: &mut Wanted,
     ) -> Result<(), FetchError> {
         loop {
-            if let Some(transfer) = self.wholes.find(wanted.blob.id) {
+            if let Some(transfer) = self.wholes.find(wanted.request.blob.id) {
+                if wanted.request.is_fresh {
+                    transfer.verified().await?;
+                }
                 wanted.received.extend_from_slice(&transfer.read(wanted.remaining()).await?);
                 return Ok(());
             }
-            let permit = self.limits.acquire(wanted.priority).await?;
+            let permit = self.limits.acquire(wanted.request.priority).await?;
             let turn = if state.honours_ranges() {
                 None
             } else if let Some(turn) = state.turnstile.try_take() {
                 // Another reader may have started a whole transfer or learned the rest just now.
-                if self.wholes.find(wanted.blob.id).is_some() {
+                if self.wholes.find(wanted.request.blob.id).is_some() {
                     continue;
                 }
                 Some(turn)
@@ -91,9 +196,10 @@ impl RangeReader {
                 state.turnstile.freed().await;
                 continue;
             };
-            let range = Some(wanted.remaining());
-            let answer =
-                self.exchange.get_blob(wanted.blob.id, state, range, wanted.priority).await?;
+            let answer = self.exchange.get_blob(state, wanted.next_request()).await?;
+            if state.has_location() {
+                self.ahead.start(&self.exchange, &self.blobs);
+            }
             if answer.status() == StatusCode::PARTIAL_CONTENT {
                 wanted.check_content_range(&answer)?;
                 state.set_honours_ranges(true);
@@ -122,15 +228,14 @@ impl RangeReader {
     ) -> Result<(), FetchError> {
         self.exchange.counters.whole_blob_transfers.add(1);
         if let Some(actual) =
-            answer.response().content_length().filter(|&len| len != wanted.blob.len)
+            answer.response().content_length().filter(|&len| len != wanted.request.blob.len)
         {
-            let (blob, expected) = (wanted.blob.id, wanted.blob.len);
+            let (blob, expected) = (wanted.request.blob.id, wanted.request.blob.len);
             return Err(FetchError::LenMismatch { blob, expected, actual });
         }
         let exchange = &self.exchange;
-        let started =
-            self.wholes.start(exchange, state, (wanted.blob, wanted.priority), answer, permit);
-        match started {
+        let RangeRequest { blob, priority, .. } = wanted.request;
+        match self.wholes.start(exchange, state, (blob, priority), answer, permit) {
             Ok(transfer) => {
                 drop(turn);
                 let bytes = transfer.read(wanted.remaining()).await?;
@@ -146,8 +251,17 @@ impl RangeReader {
 }
 
 impl Wanted {
+    fn new(request: RangeRequest, progress: Arc<Progress>) -> Self {
+        Self { request, received: BytesMut::new(), progress }
+    }
+
     fn remaining(&self) -> Range<u64> {
-        self.range.start + self.received.len() as u64..self.range.end
+        self.request.range.start + self.received.len() as u64..self.request.range.end
+    }
+
+    fn next_request(&self) -> BlobRequest {
+        let RangeRequest { blob, priority, is_fresh, .. } = self.request;
+        BlobRequest { blob: blob.id, range: Some(self.remaining()), priority, is_fresh }
     }
 
     /// Checks that the answer starts where it should and belongs to a blob of the right length.
@@ -157,7 +271,7 @@ impl Wanted {
         let expected = self.remaining();
         let text = answer.content_range_text();
         let is_right = ContentRange::parse(&text).is_some_and(|actual| {
-            let is_len_right = actual.whole_len.is_none_or(|len| len == self.blob.len);
+            let is_len_right = actual.whole_len.is_none_or(|len| len == self.request.blob.len);
             actual.start == expected.start && is_len_right
         });
         if is_right {
@@ -173,7 +287,7 @@ impl Wanted {
         mut skip: u64,
         exchange: &Exchange,
     ) -> Result<(), FetchError> {
-        let received = &exchange.counters.of(self.priority).bytes_received;
+        let received = &exchange.counters.of(self.request.priority).bytes_received;
         let end = self.remaining().end;
         while self.remaining().start < end {
             let Some(mut piece) = answer.next(received).await? else { break };
@@ -183,6 +297,7 @@ impl Wanted {
             let missing = end - self.remaining().start;
             piece.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
             self.received.extend_from_slice(&piece);
+            self.progress.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
         if !self.remaining().is_empty() {
             return Ok(());
@@ -193,9 +308,9 @@ impl Wanted {
 
     fn truncated(&self, exchange: &Exchange) -> FetchError {
         FetchError::Truncated {
-            url: redacted(&exchange.origin.url(&format!("blobs/{}", self.blob.id))),
+            url: redacted(&exchange.origin.blob_url(self.request.blob.id)),
             received: self.received.len() as u64,
-            expected: self.range.end - self.range.start,
+            expected: self.request.range.end - self.request.range.start,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The public type: every operation runs as a task on the runtime of the options.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,18 +10,11 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
-use super::authorizer::Authorizer;
-use super::blobs::Blobs;
-use super::client;
-use super::counters::{Counters, FetchCounters};
-use super::exchange::Exchange;
-use super::limits::Limits;
+use super::counters::FetchCounters;
 use super::options::RegistryOptions;
-use super::origin::Origin;
-use super::patience::Throttle;
-use super::range::RangeReader;
+use super::range::RangeRequest;
+use super::sites::Sites;
 use super::stream;
-use super::whole::Wholes;
 use crate::error::FetchError;
 use crate::reference::RegistryReference;
 use crate::source::{
@@ -40,8 +34,10 @@ use crate::task;
 ///   wait for its head. A server that answers with the whole blob is asked once: the blob is kept
 ///   in memory, up to a limit, and serves all its readers.
 /// * *Redirects.* Credentials never leave the registry's scheme, host and port. The signed URL of
-///   a blob is reused until it expires or is refused, then renewed once.
+///   a blob is reused until it expires or is refused, then renewed once. Once a blob of an image
+///   was redirected, the locations of its other blobs are asked for ahead.
 /// * *Tokens.* Renewed shortly before they expire, by one request however many readers wait.
+/// * *Mirrors.* Those of the options are asked first, in order, while they work.
 /// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503
 ///   and 504 are retried with growing pauses; `Retry-After` holds back all requests to that host.
 ///   404 is not retried.
@@ -62,11 +58,12 @@ use crate::task;
 /// ```
 ///
 /// # Cancel safety
-/// Dropping a future ends its transfer. Two things go on because others wait for them: the request
-/// for a token, and the transfer of a whole blob from a server that ignores ranges.
+/// Dropping a future ends its transfer. Three things go on because others wait for them: the request
+/// for a token, the transfer of a whole blob from a server that ignores ranges, and requests for
+/// locations. The last two end with the last clone of the source.
 #[derive(Clone)]
 pub struct RegistrySource {
-    reader: Arc<RangeReader>,
+    sites: Arc<Sites>,
     reference: RegistryReference,
 }
 
@@ -77,23 +74,8 @@ impl RegistrySource {
     /// # Errors
     /// [`FetchError::Tls`] if TLS cannot be set up.
     pub fn new(reference: RegistryReference, options: RegistryOptions) -> Result<Self, FetchError> {
-        let origin = Arc::new(Origin::new(&reference, &options)?);
-        let client = client::build(&options, origin.is_https())?;
-        let counters = Arc::new(Counters::default());
-        let authorizer = Arc::new(Authorizer::new(
-            client.clone(),
-            Arc::clone(&origin),
-            reference.repository(),
-            options.clone(),
-            Arc::clone(&counters),
-        ));
-        let limits = Limits::new(&options);
-        let wholes = Wholes::new(options.whole_blobs_len_max);
-        let throttle = Throttle::default();
-        let exchange = Exchange { client, origin, authorizer, throttle, counters, options };
-        let exchange = Arc::new(exchange);
-        let reader = RangeReader { exchange, limits, blobs: Blobs::default(), wholes };
-        Ok(Self { reader: Arc::new(reader), reference })
+        let sites = Arc::new(Sites::new(&reference, options)?);
+        Ok(Self { sites, reference })
     }
 
     /// Returns the reference that this source was made from.
@@ -103,19 +85,19 @@ impl RegistrySource {
 
     /// Returns what this source and its clones have done so far.
     pub fn counters(&self) -> FetchCounters {
-        self.reader.exchange.counters.snapshot()
+        self.sites.counters.snapshot()
     }
 
     /// Runs one operation on the runtime of the options.
     async fn run<T: Send + 'static, F>(
         &self,
-        work: impl FnOnce(Arc<RangeReader>) -> F + Send,
+        work: impl FnOnce(Arc<Sites>) -> F + Send,
     ) -> Result<T, FetchError>
     where
         F: Future<Output = Result<T, FetchError>> + Send + 'static,
     {
-        let work = work(Arc::clone(&self.reader));
-        task::run(&self.reader.exchange.options.runtime, work).await
+        let work = work(Arc::clone(&self.sites));
+        task::run(&self.sites.origin.exchange.options.runtime, work).await
     }
 }
 
@@ -123,7 +105,7 @@ impl fmt::Debug for RegistrySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistrySource")
             .field("reference", &self.reference.to_string())
-            .field("options", &self.reader.exchange.options)
+            .field("options", &self.sites.origin.exchange.options)
             .finish_non_exhaustive()
     }
 }
@@ -140,8 +122,21 @@ impl BlobSource for RegistrySource {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let blob = *blob;
-        self.run(move |reader| async move { reader.read(blob, range, priority).await }).await
+        let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
+        self.run(move |sites| async move { sites.read(request).await }).await
+    }
+
+    /// Reads once more from each place, with requests that caches on the way must pass on.
+    async fn reread_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+        damaged_count: NonZeroU32,
+    ) -> Result<Option<Bytes>, FetchError> {
+        blob.check_range(&range)?;
+        let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
+        self.run(move |sites| async move { sites.reread(request, damaged_count).await }).await
     }
 }
 
@@ -152,15 +147,20 @@ impl ImageSource for RegistrySource {
         manifest: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError> {
         let manifest = self.checked(manifest)?;
-        self.run(move |reader| async move {
-            let _permit = reader.limits.acquire(Priority::Demand).await?;
-            reader.exchange.fetch_manifest(&manifest).await
+        self.run(move |sites| async move { sites.fetch_manifest(&manifest).await }).await
+    }
+
+    /// Asks the registry itself, never a mirror.
+    async fn fetch_referrers(&self, manifest: BlobId) -> Result<StoredManifest, FetchError> {
+        self.run(move |sites| async move {
+            let _permit = sites.origin.limits.acquire(Priority::Demand).await?;
+            sites.origin.exchange.fetch_referrers(manifest).await
         })
         .await
     }
 
     fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        stream::stream_blob(Arc::clone(&self.reader), *blob)
+        stream::stream_blob(Arc::clone(&self.sites.origin), *blob)
     }
 }
 
@@ -168,7 +168,8 @@ impl ImageSource for RegistrySource {
 impl ImageSink for RegistrySource {
     async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
         let blob = *blob;
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.has_blob(&blob).await
         })
@@ -181,7 +182,8 @@ impl ImageSink for RegistrySource {
         from_repository: &str,
     ) -> Result<bool, FetchError> {
         let (blob, from) = (*blob, from_repository.to_owned());
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.mount_blob(&blob, &from).await
         })
@@ -194,7 +196,8 @@ impl ImageSink for RegistrySource {
         content: BlobContent,
     ) -> Result<(), FetchError> {
         let blob = *blob;
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.put_blob(&blob, content).await
         })
@@ -208,9 +211,23 @@ impl ImageSink for RegistrySource {
         bytes: Bytes,
     ) -> Result<BlobId, FetchError> {
         let (manifest, media_type) = (self.checked(manifest)?, media_type.to_owned());
-        self.run(move |reader| async move {
+        self.run(move |sites| async move {
+            let reader = &sites.origin;
             let _permit = reader.limits.acquire(Priority::Demand).await?;
             reader.exchange.put_manifest(&manifest, &media_type, bytes).await
+        })
+        .await
+    }
+
+    async fn list_referrer(
+        &self,
+        subject: BlobId,
+        referrer: &BlobDescriptor,
+    ) -> Result<(), FetchError> {
+        let referrer = *referrer;
+        self.run(move |sites| async move {
+            let _permit = sites.origin.limits.acquire(Priority::Demand).await?;
+            sites.origin.exchange.list_referrer(subject, &referrer).await
         })
         .await
     }

@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use reqwest::StatusCode;
 use tokio::sync::mpsc;
 
+use super::blobs::BlobRequest;
 use super::body::ContentRange;
 use super::origin::redacted;
 use super::patience::Patience;
@@ -56,7 +57,7 @@ async fn send_all(
         let error = match send_some(reader, blob, &mut offset, sender).await {
             Ok(()) if offset == blob.len => return Ok(()),
             Ok(()) => FetchError::Truncated {
-                url: redacted(&exchange.origin.url(&format!("blobs/{}", blob.id))),
+                url: redacted(&exchange.origin.blob_url(blob.id)),
                 received: offset,
                 expected: blob.len,
             },
@@ -79,7 +80,8 @@ async fn send_some(
     let state = reader.blobs.state(blob.id);
     let _permit = reader.limits.acquire(Priority::Demand).await?;
     let range = (*offset > 0).then_some(*offset..blob.len);
-    let mut answer = exchange.get_blob(blob.id, &state, range, Priority::Demand).await?;
+    let request = BlobRequest { blob: blob.id, range, priority: Priority::Demand, is_fresh: false };
+    let mut answer = exchange.get_blob(&state, request).await?;
     let mut skip = *offset;
     if answer.status() == StatusCode::PARTIAL_CONTENT {
         let actual = answer.content_range_text();

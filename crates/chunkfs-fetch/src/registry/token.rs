@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
@@ -138,10 +138,26 @@ fn parse(bytes: &[u8]) -> Result<Token, &'static str> {
         .map_err(|_| "the token cannot be sent in a header")?;
     value.set_sensitive(true);
     let life = match answer.expires_in {
-        None | Some(0) => LIFE_DEFAULT,
-        Some(seconds) => Duration::from_secs(seconds).min(LIFE_MAX),
+        None | Some(0) => jwt_life(&token).unwrap_or(LIFE_DEFAULT),
+        Some(seconds) => Duration::from_secs(seconds),
     };
-    Ok(Token { value, life })
+    Ok(Token { value, life: life.min(LIFE_MAX) })
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: u64,
+    iat: u64,
+}
+
+/// Returns for how long a JSON web token was issued; the clocks of two machines are not compared.
+///
+/// Its signature is the registry's business: a wrong life only means a wrong time of renewal.
+fn jwt_life(token: &str) -> Option<Duration> {
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let Claims { exp, iat } = serde_json::from_slice(&claims).ok()?;
+    exp.checked_sub(iat).filter(|life| *life > 0).map(Duration::from_secs)
 }
 
 fn form_urlencoded(pairs: &[(&str, &str)]) -> String {
@@ -167,6 +183,14 @@ mod tests {
         assert_eq!(token(r#"{"token":"","access_token":"b"}"#), Ok(("Bearer b".to_owned(), 60)));
         let forever = format!(r#"{{"token":"a","expires_in":{}}}"#, u64::MAX);
         assert_eq!(token(&forever), Ok(("Bearer a".to_owned(), 86_400)));
+        let jwt = |claims: &str| {
+            let claims = URL_SAFE_NO_PAD.encode(claims);
+            token(&format!(r#"{{"token":"a.{claims}.c"}}"#)).map(|(_, life)| life)
+        };
+        assert_eq!(jwt(r#"{"iat":1700000000,"exp":1700000005,"sub":"x"}"#), Ok(5));
+        for odd in ["", "{}", r#"{"exp":5}"#, r#"{"iat":5,"exp":5}"#, r#"{"iat":5,"exp":4}"#] {
+            assert_eq!(jwt(odd), Ok(60), "{odd}");
+        }
         for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":1}"#] {
             assert!(token(bad).is_err(), "{bad}");
         }

@@ -9,7 +9,7 @@ use chunkfs_format::{BlobHasher, BlobId};
 use reqwest::StatusCode;
 use tokio::sync::watch;
 
-use super::blobs::BlobState;
+use super::blobs::{BlobRequest, BlobState};
 use super::body::{Body, ContentRange};
 use super::exchange::Exchange;
 use super::limits::Permit;
@@ -139,6 +139,17 @@ impl Transfer {
         slice.map(Bytes::copy_from_slice).ok_or(FetchError::Shutdown)
     }
 
+    /// Waits until the digest of the whole blob is known to be right.
+    pub(super) async fn verified(&self) -> Result<(), FetchError> {
+        let mut progress = self.progress.subscribe();
+        let is_settled = |progress: &Progress| !matches!(progress, Progress::Received(_));
+        match progress.wait_for(is_settled).await.as_deref() {
+            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(FetchError::Shutdown),
+        }
+    }
+
     fn has_failed(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::Failed(_))
     }
@@ -164,8 +175,12 @@ impl Filling {
         let outcome = match self.fill(answer).await {
             // The digest of a whole blob is known, so a damaged one need not be kept.
             Ok(()) => match std::mem::take(&mut self.hasher).finish() {
-                actual if actual == self.blob.id => Progress::Done,
+                actual if actual == self.blob.id => {
+                    self.state.set_doubted(false);
+                    Progress::Done
+                }
                 actual => {
+                    self.state.set_doubted(true);
                     let expected = self.blob.id;
                     Progress::Failed(FetchError::DigestMismatch { expected, actual })
                 }
@@ -197,8 +212,9 @@ impl Filling {
     /// Asks for the rest; returns the answer and how much of it is known already.
     async fn resume(&self) -> Result<(Body, u64), FetchError> {
         let rest = self.received..self.blob.len;
-        let answer =
-            self.exchange.get_blob(self.blob.id, &self.state, Some(rest), self.priority).await?;
+        let (blob, priority) = (self.blob.id, self.priority);
+        let request = BlobRequest { blob, range: Some(rest), priority, is_fresh: false };
+        let answer = self.exchange.get_blob(&self.state, request).await?;
         if answer.status() == StatusCode::OK {
             return Ok((answer, self.received));
         }

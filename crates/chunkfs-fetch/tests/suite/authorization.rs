@@ -187,6 +187,24 @@ async fn token_endpoints_are_retried_and_their_answers_limited() {
 }
 
 #[tokio::test]
+async fn damaged_token_answers_are_asked_for_again() {
+    // A bit of the first character, so that it is no JSON; one within the token.
+    for bit in [0, 8 * 12 + 1] {
+        let server = RangeServer::start().await;
+        let (blob, _) = add(&server, 100);
+        server.set_authorization(bearer(Some(300)));
+        let is_first = Mutex::new(true);
+        server.set_script(move |request| {
+            let is_damaged =
+                request.path == "/token" && std::mem::take(&mut *is_first.lock().unwrap());
+            if is_damaged { vec![Fault::FlipBit { bit }] } else { Vec::new() }
+        });
+        read(&source_with(&server, with_static(password())), &blob, 0..1).await.unwrap();
+        assert_eq!(token_request_count(&server), 2, "{bit}");
+    }
+}
+
+#[tokio::test]
 async fn a_realm_on_another_host_is_not_asked_over_plain_http() {
     let server = RangeServer::start().await;
     let (blob, _) = add(&server, 100);

@@ -47,6 +47,21 @@ async fn retries_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_demand_read_outlasts_an_outage_that_is_shorter_than_its_deadline() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, 100);
+    for _ in 0..12 {
+        server.push_fault(Fault::Close);
+    }
+    let source = source(&server);
+    let prefetched = source.read_range(&blob, 0..100, Priority::Prefetch).await;
+    assert!(prefetched.unwrap_err().is_retryable());
+    assert_eq!(server.requests().len(), 5);
+    assert_eq!(read(&source, &blob, 0..100).await.unwrap(), content);
+    assert_eq!(server.requests().len(), 13);
+}
+
+#[tokio::test]
 async fn a_cut_body_is_resumed_at_the_byte_reached() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, 1000);

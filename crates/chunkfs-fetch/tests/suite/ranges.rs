@@ -200,13 +200,31 @@ async fn a_cut_whole_answer_is_continued() {
 }
 
 #[tokio::test]
-async fn a_damaged_whole_answer_is_not_kept() {
+async fn a_damaged_whole_answer_is_fetched_once_more_around_caches() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, 1000);
     server.push_faults(vec![Fault::IgnoreRange, Fault::FlipBit { bit: 0 }]);
+    server.push_fault(Fault::IgnoreRange);
+    let source = source(&server);
+    let reads = (0..10).map(|_| read(&source, &blob, 990..1000));
+    for bytes in join_all(reads).await {
+        assert_eq!(bytes.unwrap(), content.slice(990..1000));
+    }
+    let requests = server.requests();
+    let asked: Vec<_> = requests.iter().map(|request| request.cache_control.as_deref()).collect();
+    assert_eq!(asked, [None, Some("no-cache")]);
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_stays_damaged_is_an_error() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, 1000);
+    for _ in 0..2 {
+        server.push_faults(vec![Fault::IgnoreRange, Fault::FlipBit { bit: 0 }]);
+    }
     let source = source(&server);
     let error = read(&source, &blob, 990..1000).await.unwrap_err();
     assert!(matches!(error, FetchError::DigestMismatch { .. }), "{error}");
     assert_eq!(read(&source, &blob, 0..1000).await.unwrap(), content);
-    assert_eq!(server.requests().len(), 2);
+    assert_eq!(server.requests().len(), 3);
 }

@@ -33,6 +33,7 @@ pub(crate) fn add(server: &RangeServer, len: usize) -> (BlobDescriptor, Bytes) {
 pub(crate) fn options() -> RegistryOptions {
     RegistryOptions::new(Handle::current())
         .with_backoff(Duration::from_millis(2))
+        .with_hedge_after(None)
         .with_progress_timeout(Duration::from_secs(5))
         .with_deadline(Duration::from_secs(30))
 }

@@ -1,0 +1,98 @@
+//! Errors of object_store as ours.
+
+use std::fmt;
+use std::sync::Arc;
+
+use object_store::Error;
+
+use crate::error::FetchError;
+
+const DETAIL_LEN_MAX: usize = 300;
+
+/// What object_store says, without the query strings of URLs, which may be signatures.
+#[derive(Debug)]
+struct StoreFailure(String);
+
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreFailure {}
+
+/// Turns an error about `what` at `place` into ours.
+///
+/// Everything that is neither "not there" nor "not allowed" counts as a failure that may pass:
+/// object_store does not tell them apart.
+pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
+    match error {
+        Error::NotFound { .. } => FetchError::NotFound { what: format!("{what} in {place}") },
+        Error::PermissionDenied { .. } => {
+            FetchError::Forbidden { host: place.to_owned(), what: what.to_owned() }
+        }
+        Error::Unauthenticated { .. } => {
+            let detail = "the store does not know who asks".to_owned();
+            FetchError::Unauthorized { host: place.to_owned(), detail }
+        }
+        Error::NotSupported { source } => {
+            FetchError::Store { place: place.to_owned(), problem: clean(&source.to_string()) }
+        }
+        error => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                let inner = error.to_string();
+                if !text.contains(&inner) {
+                    text = format!("{text}: {inner}");
+                }
+                cause = error.source();
+            }
+            let source = Arc::new(StoreFailure(clean(&text)));
+            FetchError::Transport { url: place.to_owned(), source }
+        }
+    }
+}
+
+/// Leaves out query strings and control characters, and cuts long texts.
+pub(super) fn clean(text: &str) -> String {
+    let mut clean = String::new();
+    let mut is_query = false;
+    for character in text.chars().take(4 * DETAIL_LEN_MAX) {
+        is_query = match character {
+            '?' => true,
+            ' ' | '"' | '\'' | ')' | '>' | '\n' => false,
+            _ => is_query,
+        };
+        if !is_query && clean.len() < DETAIL_LEN_MAX {
+            clean.push(if character.is_control() { ' ' } else { character });
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_strings_are_left_out() {
+        let text =
+            "Error performing GET http://h/p?sig=secret&x=secret in 2s\n(\"http://h?secret\")";
+        assert_eq!(clean(text), "Error performing GET http://h/p in 2s (\"http://h\")");
+        assert_eq!(clean(&"x".repeat(10_000)).len(), DETAIL_LEN_MAX);
+    }
+
+    #[test]
+    fn causes_are_told_without_secrets() {
+        let source = Box::new(StoreFailure("http://h/p?secret failed".to_owned()));
+        let error = failure("s3://b", "blob x", Error::Generic { store: "S3", source });
+        assert!(error.is_retryable());
+        let text = format!("{error} {error:?} {}", std::error::Error::source(&error).unwrap());
+        assert!(!text.contains("secret") && text.contains("http://h/p failed"), "{text}");
+        let source = Box::new(StoreFailure(String::new()));
+        let error = failure("s3://b", "blob x", Error::NotFound { path: String::new(), source });
+        assert_eq!(error.to_string(), "blob x in s3://b does not exist");
+        assert!(error.is_not_found());
+    }
+}

@@ -27,9 +27,9 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Chunks found in memory.
+    /// Reads of chunks, or of parts of them, from memory.
     memory_hits,
-    /// Chunks found on disk.
+    /// Reads of chunks, or of parts of them, from disk.
     disk_hits,
     /// Chunks that somebody else was already loading.
     joined_loads,

@@ -13,6 +13,9 @@ use chunkfs_format::{ChunkSize, CompressionLevel, DigestAlgorithm, PackSize, Siz
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+pub(crate) use crate::cache_arguments::{
+    CacheArguments, CacheCommand, CachedImageArguments, PinArguments, UsageArguments,
+};
 pub(crate) use crate::registry_arguments::RegistryArguments;
 
 const IMAGE_FORMS: &str = "docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], oci:FOLDER[:TAG], \
@@ -57,20 +60,6 @@ pub(crate) enum Command {
     /// Look after the cache folder
     #[command(subcommand)]
     Cache(CacheCommand),
-}
-
-/// Where chunks are kept, and how many.
-#[derive(Debug, Args)]
-pub(crate) struct CacheArguments {
-    /// Keep chunks in this folder [default: $XDG_CACHE_HOME/chunkfs or ~/.cache/chunkfs]
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) cache: Option<PathBuf>,
-    /// The most bytes of disk that the folder may take [default: all but the reserve]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub(crate) cache_quota: Option<u64>,
-    /// The bytes of disk to leave to others [default: 1G]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub(crate) cache_reserve: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -304,56 +293,6 @@ pub(crate) struct PullArguments {
     pub(crate) registry: RegistryArguments,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheCommand {
-    /// Show what the folder holds, by image
-    Usage(UsageArguments),
-    /// Bring the folder within its bounds and give back what nobody uses
-    Gc(FolderArguments),
-    /// Read every chunk and remove those that are damaged; exit code 1 if there were any
-    Verify(FolderArguments),
-    /// Keep the chunks of an image from being evicted; `pull` fetches them
-    Pin(PinArguments),
-    /// Let the chunks of an image be evicted again
-    Unpin(CachedImageArguments),
-    /// Forget an image and evict the chunks that no other image has
-    Rm(CachedImageArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FolderArguments {
-    #[command(flatten)]
-    pub(crate) cache: CacheArguments,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UsageArguments {
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) cache: CacheArguments,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PinArguments {
-    /// The converted image
-    #[arg(value_parser = parse_image)]
-    pub(crate) image: ImageReference,
-    #[command(flatten)]
-    pub(crate) cache: CacheArguments,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArguments,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CachedImageArguments {
-    /// Its name or the start of its id, as `cache usage` shows them
-    pub(crate) image: String,
-    #[command(flatten)]
-    pub(crate) cache: CacheArguments,
-}
-
 /// Parses the command line; exits with code 2 if it is wrong.
 pub(crate) fn parse() -> Arguments {
     let arguments = Arguments::parse();
@@ -370,7 +309,7 @@ pub(crate) fn parse() -> Arguments {
 }
 
 /// Parses the name of an image; suggests the scheme that was probably meant.
-fn parse_image(text: &str) -> Result<ImageReference, String> {
+pub(crate) fn parse_image(text: &str) -> Result<ImageReference, String> {
     let problem = match text.parse() {
         Ok(reference) => return Ok(reference),
         Err(problem) => problem,
@@ -411,7 +350,7 @@ fn parse_chunk_size(text: &str) -> Result<ChunkSize, String> {
 }
 
 /// Parses a number of bytes with an optional suffix K, M or G.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits_len = text.bytes().take_while(u8::is_ascii_digit).count();
     let (digits, suffix) = text.split_at(digits_len);
     let shift = match suffix {

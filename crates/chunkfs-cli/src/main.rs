@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod cache_arguments;
 mod commands;
 mod context;
 mod listing;

@@ -45,6 +45,7 @@
 //! bytes, unless it fills a buffer of the caller's.
 #![forbid(unsafe_code)]
 
+mod cached;
 mod error;
 mod image;
 mod neighbourhood;

@@ -35,9 +35,6 @@ enum Read {
     Planned(Plan),
 }
 
-/// The longest read that is tried without a plan.
-const CACHED_LEN_MAX: u64 = 2 << 20;
-
 /// A read in steps: while one step is waited for, the chunks of the next are being loaded.
 struct Plan {
     image: Arc<ImageInner>,
@@ -176,58 +173,6 @@ impl<F: FnOnce(Result<Bytes, ReadError>)> Drop for Callback<F> {
 }
 
 impl ImageInner {
-    /// Returns a range of a file if none of it has to be waited for.
-    fn read_cached(&self, file: &Inode, offset: u64, len: u64) -> Option<Bytes> {
-        if file.kind != FileKind::Regular {
-            return None;
-        }
-        let range = offset.min(file.len)..offset.saturating_add(len).min(file.len);
-        let len = range.end - range.start;
-        if len == 0 || len > CACHED_LEN_MAX {
-            return None;
-        }
-        let first = self.index.pieces(file, range.start, len).next()?;
-        if let PieceSource::Chunk { index: number, offset } = first.source
-            && first.len == len
-            && let Some(chunk) = self.loader.get(&self.request(number)?)
-        {
-            // One piece of one chunk: a slice of it.
-            self.read_ahead(file, range);
-            let start = offset as usize;
-            return Some(chunk.slice(start..start + index(len)));
-        }
-        let mut bytes = vec![0; index(len)];
-        let filled = self.fill_cached(file, range.start, &mut bytes);
-        (filled == bytes.len()).then(|| bytes.into())
-    }
-
-    /// Fills the front of a buffer, as far as nothing has to be waited for, and returns how far.
-    fn fill_cached(&self, file: &Inode, offset: u64, buffer: &mut [u8]) -> usize {
-        if file.kind != FileKind::Regular || offset >= file.len {
-            return 0;
-        }
-        let mut filled = 0;
-        for piece in self.index.pieces(file, offset, buffer.len() as u64) {
-            let Some(part) = buffer.get_mut(filled..filled + index(piece.len)) else { break };
-            match piece.source {
-                PieceSource::Hole => part.fill(0),
-                PieceSource::Chunk { index: number, offset } => {
-                    let request = self.request(number);
-                    let is_read = request
-                        .is_some_and(|chunk| self.loader.read_cached(&chunk, offset.into(), part));
-                    if !is_read {
-                        break;
-                    }
-                }
-            }
-            filled += index(piece.len);
-        }
-        if filled > 0 {
-            self.read_ahead(file, offset..offset + filled as u64);
-        }
-        filled
-    }
-
     /// Begins to load the first chunks of a range, and those ahead of a sequential reader.
     fn plan(
         self: &Arc<Self>,
@@ -284,7 +229,7 @@ impl ImageInner {
         (pieces.into_iter().map(load).collect(), end)
     }
 
-    fn read_ahead(&self, file: &Inode, range: Range<u64>) {
+    pub(crate) fn read_ahead(&self, file: &Inode, range: Range<u64>) {
         let ahead = self.readahead.advance(file, range);
         if ahead.is_empty() {
             return;
@@ -407,6 +352,6 @@ async fn load(piece: Piece, chunk: ChunkFuture) -> Result<Bytes, LoadError> {
 }
 
 /// Converts a length that was checked against that of a buffer, a chunk or a result.
-fn index(len: u64) -> usize {
+pub(crate) fn index(len: u64) -> usize {
     usize::try_from(len).expect("the length is that of something in memory")
 }

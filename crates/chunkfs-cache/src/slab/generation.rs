@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -173,6 +173,17 @@ impl Generation {
         let state = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         wait_for_lock(&**self.directory.file(), WRITER_LOCK)?;
         Ok(Writer { generation: self, state })
+    }
+
+    /// Becomes the writer if nobody is.
+    pub(crate) fn try_lock(&self) -> io::Result<Option<Writer<'_>>> {
+        let state = match self.writer.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let is_locked = self.is_writable() && self.directory.file().try_lock(WRITER_LOCK)?;
+        Ok(is_locked.then(|| Writer { generation: self, state }))
     }
 
     /// Returns a slab and the offset of a page in it.

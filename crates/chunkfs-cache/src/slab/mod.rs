@@ -3,6 +3,7 @@
 mod directory;
 mod generation;
 mod images;
+mod insert;
 mod lease;
 mod mounts;
 mod record;

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
 use super::generation::{Generation, Writer};
-use super::record::{FREQUENCY_MAX, PAGE_LEN, Queue, Record, State, slot_len};
+use super::record::{FREQUENCY_MAX, PAGE_LEN, Record, State, slot_len};
 use crate::files::{CacheFile, Files};
 use crate::key::StoreKey;
 
@@ -26,8 +26,6 @@ pub(crate) struct StoreSettings {
 const TOUCHES_MAX: usize = 64;
 /// A use so soon after a chunk came, counted in chunks that came since, belongs to the first one.
 const CORRELATED_COUNT: u64 = 32;
-/// How long nothing is evicted after nothing could be.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The disk tier: what the processes that share a folder do through it.
 #[derive(Debug)]
@@ -36,9 +34,9 @@ pub(crate) struct SlabStore {
     pub(crate) settings: StoreSettings,
     current: ArcSwapOption<Generation>,
     /// Counts the generations of this process, so that places in an older one are told apart.
-    epoch: AtomicU32,
+    pub(super) epoch: AtomicU32,
     touches: Mutex<Vec<(StoreKey, u64)>>,
-    refused_at: Mutex<Option<Instant>>,
+    pub(super) refused_at: Mutex<Option<Instant>>,
 }
 
 /// Where a chunk lies; it stays right until chunks are evicted.
@@ -79,7 +77,7 @@ impl SlabStore {
     }
 
     /// The boot as records have it.
-    fn boot(&self) -> u32 {
+    pub(super) fn boot(&self) -> u32 {
         self.files.boot() as u32
     }
 
@@ -101,7 +99,7 @@ impl SlabStore {
     }
 
     /// Leaves the generation if its files are gone from the folder, so that a new one is opened.
-    fn leave_if_gone(&self, generation: &Generation) -> io::Result<bool> {
+    pub(super) fn leave_if_gone(&self, generation: &Generation) -> io::Result<bool> {
         let is_gone = !generation.directory.file().is_linked()?;
         if is_gone {
             self.current.store(None);
@@ -125,7 +123,7 @@ impl SlabStore {
         Ok(ready.map(|found| self.place(&found.record, evictions, epoch)))
     }
 
-    fn place(&self, record: &Record, evictions: u64, epoch: u32) -> Place {
+    pub(super) fn place(&self, record: &Record, evictions: u64, epoch: u32) -> Place {
         Place {
             page: record.page,
             len: record.len,
@@ -136,19 +134,22 @@ impl SlabStore {
         }
     }
 
-    /// Notes that a chunk was used again.
+    /// Notes that a chunk was used again. Does not wait.
     pub(crate) fn touch(&self, key: &StoreKey, place: &Place) {
         let mut touches = self.touches.lock().unwrap_or_else(PoisonError::into_inner);
         touches.push((*key, place.page));
-        if touches.len() < TOUCHES_MAX {
+        if !touches.len().is_multiple_of(TOUCHES_MAX) {
             return;
         }
+        let is_full = touches.len() >= 16 * TOUCHES_MAX;
         drop(touches);
-        if let Some((generation, _)) = self.generation()
-            && let Ok(writer) = generation.lock()
-        {
-            // A use that cannot be noted is one that is not known.
-            let _ = self.note_touches(&writer);
+        // A use that cannot be noted is one that is not known.
+        let noted = self.generation().map(|(generation, _)| {
+            let writer = generation.try_lock()?;
+            writer.map(|writer| self.note_touches(&writer)).transpose()
+        });
+        if is_full && !matches!(noted, Some(Ok(Some(())))) {
+            self.touches.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
@@ -238,96 +239,6 @@ impl SlabStore {
         Ok(Some((Arc::clone(trees), offset)))
     }
 
-    /// Keeps a verified chunk. Returns its place, or `None` if there is no room for it.
-    pub(crate) fn insert(&self, key: &StoreKey, bytes: &[u8]) -> io::Result<Option<Place>> {
-        let len = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut generation = self.open()?;
-        if self.leave_if_gone(&generation)? {
-            generation = self.open()?;
-        }
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let Some((record, offset)) = self.begin(&generation, key, len)? else {
-            return Ok(None);
-        };
-        if record.state == State::Ready {
-            let evictions = generation.directory.evictions()?;
-            return Ok(Some(self.place(&record, evictions, epoch)));
-        }
-        let (slab, start) = generation.slab(record.page)?;
-        let written = slab.write_at(bytes, start);
-        let mut writer = generation.lock()?;
-        writer.state.pending.remove(&record.page);
-        let mut words = generation.directory.words()?;
-        match written {
-            Ok(()) => {
-                let ready = Record { state: State::Ready, ..record };
-                generation.directory.put(offset, Some(&ready))?;
-                slab.unlock(start)?;
-                let place = self.place(&ready, words.evictions, epoch);
-                Ok(Some(Place { is_verified: true, ..place }))
-            }
-            Err(error) => {
-                words.used_len = words.used_len.saturating_sub(record.slot_len());
-                generation.directory.put(offset, None)?;
-                generation.directory.set_words(&words)?;
-                writer.punch(record.page, record.slot_len())?;
-                slab.unlock(start)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes a pending record for a chunk, or returns the one that is ready.
-    fn begin(
-        &self,
-        generation: &Generation,
-        key: &StoreKey,
-        len: u32,
-    ) -> io::Result<Option<(Record, u64)>> {
-        let directory = &generation.directory;
-        let mut writer = generation.lock()?;
-        let mut queue = Queue::Small;
-        if let Some(found) = directory.find(key)? {
-            match found.record.state {
-                State::Ready if found.record.len == len => {
-                    return Ok(Some((found.record, found.offset)));
-                }
-                State::Pending if !self.is_dead(&writer, found.record.page)? => return Ok(None),
-                State::Ghost => {
-                    queue = Queue::Main;
-                    directory.put(found.offset, None)?;
-                }
-                State::Ready | State::Pending => {
-                    self.forget(&writer, &[(found.offset, found.record.page, found.record.len)])?;
-                }
-            }
-        }
-        if !self.make_room(&mut writer, slot_len(len))? {
-            return Ok(None);
-        }
-        let mut words = directory.words()?;
-        let page = writer.allocate(slot_len(len), &mut words)?;
-        let (slab, start) = generation.slab(page)?;
-        // Addresses are new, so nobody else can have locked them.
-        slab.try_lock(start)?;
-        let record = Record {
-            key: *key,
-            page,
-            len,
-            state: State::Pending,
-            queue,
-            frequency: 0,
-            sequence: words.sequence,
-            boot: self.boot(),
-        };
-        words.sequence += 1;
-        words.used_len = words.used_len.saturating_add(slot_len(len));
-        directory.set_words(&words)?;
-        let offset = directory.insert(&record)?;
-        writer.state.pending.insert(page);
-        Ok(Some((record, offset)))
-    }
-
     /// Returns whether the writer of a pending slot is gone.
     pub(super) fn is_dead(&self, writer: &Writer<'_>, page: u64) -> io::Result<bool> {
         if writer.state.pending.contains(&page) {
@@ -378,24 +289,6 @@ impl SlabStore {
         }
     }
 
-    /// Evicts until a slot fits into the quota and beside the reserve; `false` if it cannot.
-    fn make_room(&self, writer: &mut Writer<'_>, len: u64) -> io::Result<bool> {
-        let excess = self.excess(writer, len)?;
-        if excess == 0 {
-            return Ok(true);
-        }
-        let mut refused_at = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused_at.is_some_and(|at| at.elapsed() < REFUSAL_PAUSE) {
-            return Ok(false);
-        }
-        // Some more, so that not every chunk has to make its own room.
-        let margin = self.settings.quota_len.map_or(64 << 20, |quota| quota / 32);
-        self.sweep(writer, excess.saturating_add(margin))?;
-        let is_room = self.excess(writer, len)? == 0;
-        *refused_at = (!is_room).then(Instant::now);
-        Ok(is_room)
-    }
-
     /// How many bytes are too many, with a further slot.
     pub(super) fn excess(&self, writer: &Writer<'_>, len: u64) -> io::Result<u64> {
         let free_len = self.files.free_len()?;
@@ -415,77 +308,4 @@ impl SlabStore {
 const _: () = assert!(PAGE_LEN == 4096, "docs/format.md, section 12");
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::files::DiskFiles;
-
-    fn store(folder: &std::path::Path) -> SlabStore {
-        let settings = StoreSettings { quota_len: None, reserve_len: 0 };
-        SlabStore::new(Arc::new(DiskFiles::new(folder)), settings)
-    }
-
-    fn key(number: u64) -> StoreKey {
-        let bytes = *blake3::hash(&number.to_le_bytes()).as_bytes();
-        StoreKey { bytes, algorithm: 1 }
-    }
-
-    /// Makes records without slots behind them, each of which is found again.
-    fn fill(folder: &std::path::Path, count: u64) {
-        let store = store(folder);
-        let generation = store.open().unwrap();
-        let _writer = generation.lock().unwrap();
-        for number in 0..count {
-            let record = Record {
-                key: key(number),
-                page: number,
-                len: 4_096,
-                state: State::Ready,
-                queue: Queue::Small,
-                frequency: 0,
-                sequence: number,
-                boot: store.boot(),
-            };
-            generation.directory.insert(&record).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_directory_grows_by_levels_and_finds_everything() {
-        let folder = tempfile::tempdir().unwrap();
-        fill(folder.path(), 40_000);
-        let store = store(folder.path());
-        let generation = store.open().unwrap();
-        for number in (0..40_000).step_by(97) {
-            assert_eq!(store.find(&key(number), 4_096).unwrap().unwrap().page, number);
-        }
-        assert_eq!(store.find(&key(40_000), 4_096).unwrap(), None);
-        let mut count = 0;
-        generation.directory.scan(|_| count += 1).unwrap();
-        assert_eq!(count, 40_000);
-    }
-
-    /// Prints figures: `cargo test --release -p chunkfs-cache a_million -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "takes a minute; for figures"]
-    fn a_million_chunks() {
-        let folder = tempfile::tempdir().unwrap();
-        fill(folder.path(), 1_000_000);
-        let started = Instant::now();
-        let store = store(folder.path());
-        store.open().unwrap();
-        println!("open: {:?}", started.elapsed());
-        let started = Instant::now();
-        for number in 0..10_000 {
-            assert!(store.find(&key(number * 97), 4_096).unwrap().is_some());
-        }
-        println!("find: {:?} each", started.elapsed() / 10_000);
-        let started = Instant::now();
-        let usage = store.usage().unwrap();
-        println!("usage: {:?}, {} bytes of directory", started.elapsed(), usage.allocated_len);
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let peak = status.lines().find(|line| line.starts_with("VmHWM"));
-        println!("{}", peak.unwrap_or_default());
-    }
-}
+mod tests;

@@ -60,6 +60,7 @@ mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod image_index;
 #[cfg(any(feature = "layout", feature = "registry"))]
 mod layout;
 mod manifest;
@@ -73,8 +74,9 @@ mod source;
 #[cfg(any(feature = "layout", feature = "registry"))]
 mod task;
 
-pub use attached::{ImageIndex, SearchOptions, find_converted};
+pub use attached::{SearchOptions, find_converted};
 pub use error::{ErrorSource, FetchError};
+pub use image_index::ImageIndex;
 #[cfg(feature = "layout")]
 pub use layout::OciLayout;
 pub use manifest::{

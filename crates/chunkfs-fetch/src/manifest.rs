@@ -241,6 +241,7 @@ mod tests {
         assert_eq!(ConvertedManifest::parse(&json).unwrap().to_json(), json);
     }
 
+    /// [F-78]
     #[test]
     fn the_plain_form_is_read_as_the_other() {
         let json = manifest().to_plain_json();

@@ -26,7 +26,6 @@ impl ImageInner {
             && let Some(chunk) = self.loader.get(&self.request(number)?)
         {
             // One piece of one chunk: a slice of it.
-            self.read_ahead(file, range);
             let start = offset as usize;
             return Some(chunk.slice(start..start + index(len)));
         }
@@ -55,9 +54,6 @@ impl ImageInner {
                 }
             }
             filled += index(piece.len);
-        }
-        if filled > 0 {
-            self.read_ahead(file, offset..offset + filled as u64);
         }
         filled
     }

@@ -72,6 +72,7 @@ impl Image {
             Some(bytes) => Ok(Read::Done(bytes)),
             None => self.inner.plan(file, offset, len, READ_LEN_MAX).map(Read::Planned),
         };
+        self.inner.read_ahead(file, offset, len);
         let inner = Arc::clone(&self.inner);
         async move {
             let result = match read {
@@ -100,9 +101,12 @@ impl Image {
         buffer: &mut [u8],
     ) -> Result<usize, ReadError> {
         let filled = self.inner.fill_cached(file, offset, buffer);
+        let len = buffer.len() as u64;
         let rest = buffer.get_mut(filled..).unwrap_or_default();
-        let offset = offset.saturating_add(filled as u64);
-        let result = match self.inner.plan(file, offset, rest.len() as u64, u64::MAX) {
+        let rest_offset = offset.saturating_add(filled as u64);
+        let plan = self.inner.plan(file, rest_offset, rest.len() as u64, u64::MAX);
+        self.inner.read_ahead(file, offset, len);
+        let result = match plan {
             Ok(plan) => plan.finish_into(rest).await.map(|len| filled + len),
             Err(error) => Err(error),
         };
@@ -173,7 +177,7 @@ impl<F: FnOnce(Result<Bytes, ReadError>)> Drop for Callback<F> {
 }
 
 impl ImageInner {
-    /// Begins to load the first chunks of a range, and those ahead of a sequential reader.
+    /// Begins to load the first chunks of a range.
     fn plan(
         self: &Arc<Self>,
         file: &Inode,
@@ -199,7 +203,6 @@ impl ImageInner {
             rest: range.clone(),
         };
         plan.current = plan.begin_step();
-        self.read_ahead(&file, range);
         Ok(plan)
     }
 
@@ -229,7 +232,12 @@ impl ImageInner {
         (pieces.into_iter().map(load).collect(), end)
     }
 
-    pub(crate) fn read_ahead(&self, file: &Inode, range: Range<u64>) {
+    /// Notes a read, and begins to load what a sequential reader will want next.
+    fn read_ahead(&self, file: &Inode, offset: u64, len: u64) {
+        if file.kind != FileKind::Regular {
+            return;
+        }
+        let range = offset.min(file.len)..offset.saturating_add(len).min(file.len);
         let ahead = self.readahead.advance(file, range);
         if ahead.is_empty() {
             return;

@@ -42,6 +42,7 @@ fn stored(registry: &Registry, name: &str) -> (String, Value) {
     (media_type, serde_json::from_slice(&bytes).unwrap())
 }
 
+/// [F-81]
 #[test]
 fn an_attached_image_lies_beside_its_original_under_one_tag() {
     let (scratch, (registry, original)) = (Scratch::new(), original());
@@ -74,6 +75,7 @@ fn an_attached_image_lies_beside_its_original_under_one_tag() {
     assert_eq!(stored(&registry, "v1").1, index);
 }
 
+/// [F-80]
 #[test]
 fn a_referrer_changes_no_tag_and_counts_only_if_asked_for() {
     let (scratch, (registry, original)) = (Scratch::new(), original());

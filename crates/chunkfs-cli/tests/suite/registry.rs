@@ -158,3 +158,30 @@ fn a_broken_connection_is_a_failure() {
     });
     scratch.fail(["convert", "tar:a.tar", &image]);
 }
+
+#[test]
+fn credential_helpers_are_run() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (scratch, registry) = (Scratch::new(), Registry::new());
+    // base64 of `user:helper-secret`.
+    let encoded = "dXNlcjpoZWxwZXItc2VjcmV0".to_owned();
+    registry.server.set_authorization(Authorization::Basic { encoded });
+    let helper = "#!/bin/sh\necho asked >>\"$0.log\"\n\
+                  echo '{\"Username\":\"user\",\"Secret\":\"helper-secret\"}'\n";
+    let path = scratch.path("docker-credential-rig");
+    std::fs::write(&path, helper).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!(r#"{{"credHelpers":{{"{}":"rig"}}}}"#, registry.server.address());
+    std::fs::create_dir(scratch.path("home/.docker")).unwrap();
+    std::fs::write(scratch.path("home/.docker/config.json"), config).unwrap();
+    std::fs::write(scratch.path("a.tar"), archive::everything()).unwrap();
+    let image = registry.reference("a:v1");
+    let mut command = scratch.command(["convert", "tar:a.tar", &image]);
+    let folders = format!("{}:/usr/bin:/bin", scratch.text(""));
+    let output = command.env("PATH", folders).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    assert!(!errors.contains("helper-secret"));
+    let log = std::fs::read_to_string(scratch.path("docker-credential-rig.log")).unwrap();
+    assert_eq!(log, "asked\n");
+}

@@ -10,8 +10,8 @@ use super::exchange::{Exchange, Outgoing};
 use super::outgoing::MemoryBody;
 use super::patience::Patience;
 
-use crate::attached::ImageIndex;
 use crate::error::FetchError;
+use crate::image_index::ImageIndex;
 use crate::manifest::{IMAGE_ARTIFACT_TYPE, IMAGE_INDEX_MEDIA_TYPE, MANIFEST_LEN_MAX};
 use crate::source::{BlobDescriptor, ManifestSelector, Priority, StoredManifest, referrers_tag};
 

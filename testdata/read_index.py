@@ -106,7 +106,7 @@ def check_tables(s, chunk_size):
         check(value_length <= 65536, "an xattr's value is too long")
 
 
-def check_extents(s, extents, length, chunk_size):
+def check_extents(s, extents, length):
     at = 0
     for offset, extent_length, first, chunk_offset in extents:
         check(offset == at and extent_length > 0, "extents do not follow each other")
@@ -117,15 +117,20 @@ def check_extents(s, extents, length, chunk_size):
         check(chunk_offset % 4096 == 0 and first < len(s["chunks"]), "an extent is wrong")
         rest = chunk_offset + extent_length
         if rest > s["chunks"][first][1]:
+            chunk_length = s["chunks"][first][1]
             check(chunk_offset == 0, "an extent leaves a chunk in which it does not start")
+            check(chunk_length % 4096 == 0, "an extent leaves a chunk that ends off the grid")
             while rest > 0:
                 check(first < len(s["chunks"]), "an extent names no chunk")
-                check(s["chunks"][first][1] >= min(rest, chunk_size), "a chunk is too short")
-                first, rest = first + 1, rest - chunk_size
+                next_length = s["chunks"][first][1]
+                is_last = rest <= chunk_length
+                check(next_length == chunk_length or is_last, "a chunk has another length")
+                check(next_length >= min(rest, chunk_length), "a chunk is too short")
+                first, rest = first + 1, rest - chunk_length
     check(at == length, "the extents do not cover the file")
 
 
-def read_inodes(s, chunk_size):
+def read_inodes(s):
     """Returns for each inode its record and its content: names, target or nothing."""
     inodes, next_dirent, next_extent = [], 0, 0
     for number, inode in enumerate(s["inodes"]):
@@ -148,7 +153,7 @@ def read_inodes(s, chunk_size):
             next_extent += count
             extents = s["extents"][first:next_extent]
             check(len(extents) == count and length < 2**63, "extents are missing")
-            check_extents(s, extents, length, chunk_size)
+            check_extents(s, extents, length)
         elif kind == "l":
             content = string(s, first, length)
             check(0 < length < 4096 and count == 0 and 0 not in content, "a target is wrong")
@@ -222,7 +227,7 @@ def main():
         sections, chunk_size = read_sections(decompress(arguments.file))
         check(sections["inodes"], "there is no root")
         check_tables(sections, chunk_size)
-        inodes = read_inodes(sections, chunk_size)
+        inodes = read_inodes(sections)
         check_names(sections, inodes)
     except (Invalid, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{arguments.file}: {error}")

@@ -37,7 +37,7 @@ pub struct CacheOptions {
     pub in_flight_len_max: u64,
     /// Chunks closer than this in a blob are fetched by one request. Default: 32 KiB.
     pub gap_len_max: u64,
-    /// The most bytes that one request asks for, unless a chunk alone is longer. Default: 4 MiB.
+    /// The most bytes that one request asks for, unless a chunk alone is longer. Default: 8 MiB.
     pub request_len_max: u64,
     /// The most bytes of disk that the folder may take. Default: no bound but the reserve.
     pub quota_len: Option<u64>,
@@ -77,7 +77,7 @@ impl CacheOptions {
             memory_len_max: 64 << 20,
             in_flight_len_max: 64 << 20,
             gap_len_max: 32 << 10,
-            request_len_max: 4 << 20,
+            request_len_max: 8 << 20,
             quota_len: None,
             reserve_len: 1 << 30,
             lease_wait_max: Duration::from_secs(10),

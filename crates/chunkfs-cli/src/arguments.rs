@@ -22,7 +22,7 @@ const IMAGE_FORMS: &str = "docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], oci:FO
                            s3://BUCKET/PREFIX[:TAG], gs://, az:// or https://HOST/PATH[:TAG]";
 
 /// The length of chunks that small files share, where the chunk size allows it.
-const PACK_SIZE_DEFAULT: u64 = 256 << 10;
+const PACK_SIZE_DEFAULT: u64 = 1 << 20;
 
 /// Loads container images lazily: convert once, then start before the download is done.
 ///
@@ -82,7 +82,7 @@ pub(crate) struct ConvertArguments {
     /// The length of chunks: a power of two from 64K to 16M
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_chunk_size)]
     pub(crate) chunk_size: ChunkSize,
-    /// The length of chunks that small files share; 0 gives every file its own [default: 256K, or
+    /// The length of chunks that small files share; 0 gives every file its own [default: 1M, or
     /// the chunk size if that is less]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) pack_size: Option<u64>,

@@ -14,7 +14,7 @@ use crate::progress::ConvertObserver;
 pub const BLOB_LEN_MAX_DEFAULT: u64 = 64 << 20;
 
 /// The version of the encoder: it changes whenever equal options give other bytes.
-const ENCODER_VERSION: u32 = 1;
+const ENCODER_VERSION: u32 = 2;
 
 /// How a converted image is put beside its original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum AttachForm {
 pub struct ConvertOptions {
     /// The length of every chunk of a large file but its last.
     pub chunk_size: ChunkSize,
-    /// The target length of packs; files shorter than this share chunks.
+    /// The target length of packs; files shorter than half of this share chunks.
     pub pack_size: PackSize,
     /// The largest stored length of a blob. A blob with a single chunk may be longer.
     pub blob_len_max: u64,
@@ -62,7 +62,7 @@ pub struct ConvertOptions {
 }
 
 impl ConvertOptions {
-    /// Returns the default options: 1 MiB chunks, 256 KiB packs, 64 MiB blobs, BLAKE3, level 3, as
+    /// Returns the default options: 1 MiB chunks, 1 MiB packs, 64 MiB blobs, BLAKE3, level 3, as
     /// many jobs as there are processors, the host's platform, temporary files in `/var/tmp`,
     /// layers up to 1 TiB.
     pub fn new(runtime: Handle) -> Self {

@@ -31,7 +31,10 @@ pub enum SizeError {
     },
 }
 
-/// The uncompressed length of every chunk of a large file but its last: 64 KiB to 16 MiB.
+/// The uncompressed length of the chunks of large files, and the bound on all chunks: 64 KiB to
+/// 16 MiB.
+///
+/// Programs and libraries are cut finer; see [`PieceCutter`](crate::PieceCutter).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkSize(u32);
 
@@ -65,7 +68,7 @@ impl Default for ChunkSize {
 
 /// The target length of a pack, the chunk that several small files share.
 ///
-/// Files shorter than this are packed; zero turns packing off.
+/// Files shorter than half of this are packed; zero turns packing off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackSize(u32);
 
@@ -88,9 +91,9 @@ impl PackSize {
 }
 
 impl Default for PackSize {
-    /// 256 KiB.
+    /// 1 MiB.
     fn default() -> Self {
-        Self(256 << 10)
+        Self(1 << 20)
     }
 }
 

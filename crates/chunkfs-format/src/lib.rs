@@ -7,7 +7,8 @@
 //! * [`DigestAlgorithm`]: how a chunk id is computed; one image uses one algorithm.
 //! * [`ChunkEncoder`], [`ChunkDecoder`]: uncompressed chunk to stored bytes and back. Decoding
 //!   verifies: a decoder never hands out bytes whose digest differs from the one asked for.
-//! * [`ChunkSize`], [`PackSize`], [`Packer`]: where files are cut and how small ones share a chunk.
+//! * [`ChunkSize`], [`PieceCutter`], [`PackSize`], [`Packer`]: where files are cut and how small ones
+//!   share a chunk.
 //! * [`wire`]: a bounds-checked cursor and a writer for little-endian records.
 //!
 //! # Example
@@ -35,6 +36,7 @@ mod chunking;
 mod codec;
 mod digest;
 mod pack;
+mod piece;
 pub mod wire;
 
 pub use chunking::{CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, ChunkSize, GRID, PackSize, SizeError};
@@ -43,3 +45,4 @@ pub use digest::{
     BlobHasher, BlobId, ChunkId, DigestAlgorithm, DigestParseError, ImageHasher, ImageId,
 };
 pub use pack::{PACK_LANE_COUNT, PackedFile, Packer, pack_lane};
+pub use piece::{PIECE_HEAD_LEN, PieceCutter};

@@ -3,21 +3,30 @@
 use crate::chunking::{ChunkSize, GRID, PackSize};
 
 /// How many lanes of packs a layer has.
-pub const PACK_LANE_COUNT: usize = 8;
+pub const PACK_LANE_COUNT: usize = 32;
+
+/// The lane of files of test suites, whatever their kind.
+const TEST_LANE: usize = PACK_LANE_COUNT - 1;
 
 /// Returns the lane, below [`PACK_LANE_COUNT`], whose packs take a small file with this path.
 ///
 /// Files of one kind are wanted together: an interpreter that starts reads bytecode and neither
-/// sources nor headers beside it. The lane is the first byte of the BLAKE3 digest of the file name's
-/// extension, modulo the number of lanes. The extension is what follows the last dot of the
-/// name, or empty if there is none or the name begins with it.
+/// sources nor headers beside it. Test suites are installed in the middle of what they test and
+/// are hardly ever read: whatever lies below a directory named `test` or `tests` has the last lane.
+/// The lane of all else is the first byte of the BLAKE3 digest of the file name's extension, modulo
+/// the number of the other lanes. The extension is what follows the last dot of the name, or empty
+/// if there is none or the name begins with it.
 pub fn pack_lane(path: &[u8]) -> usize {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let mut components = path.rsplit(|byte| *byte == b'/');
+    let name = components.next().unwrap_or_default();
+    if components.any(|directory| matches!(directory, b"test" | b"tests")) {
+        return TEST_LANE;
+    }
     let extension = match name.iter().rposition(|byte| *byte == b'.') {
         None | Some(0) => &[],
         Some(dot) => name.get(dot + 1..).unwrap_or_default(),
     };
-    usize::from(blake3::hash(extension).as_bytes()[0]) % PACK_LANE_COUNT
+    usize::from(blake3::hash(extension).as_bytes()[0]) % TEST_LANE
 }
 
 /// Collects small files into packs.
@@ -59,9 +68,12 @@ impl Packer {
         (pack_size != 0).then(|| Self { pack_size, pack_max, buffer: Vec::new() })
     }
 
-    /// Returns whether a file of this length is packed: it is neither empty nor too long.
+    /// Returns whether a file of this length is packed: it is neither empty nor half a pack or more.
+    ///
+    /// A longer file gains little from sharing a chunk, and would cost the readers of its neighbours
+    /// its bytes.
     pub fn accepts(&self, file_len: u64) -> bool {
-        0 < file_len && file_len < self.pack_size
+        0 < file_len && file_len < self.pack_size / 2
     }
 
     /// Adds the next file, in the order in which the layer holds them.
@@ -182,13 +194,19 @@ mod tests {
         }
         // What a starting program reads lies apart from what lies next to it.
         assert_ne!(pack_lane(b"a.pyc"), pack_lane(b"a.py"));
+        for path in [&b"test/a.pyc"[..], b"lib/tests/a.py", b"tests/deep/down/README"] {
+            assert_eq!(pack_lane(path), PACK_LANE_COUNT - 1, "{path:?}");
+        }
+        for path in [&b"test"[..], b"lib/tests", b"testing/a.pyc", b"a.tests"] {
+            assert_ne!(pack_lane(path), PACK_LANE_COUNT - 1, "{path:?}");
+        }
         assert!((0..1000).all(|n| pack_lane(format!("x.{n}").as_bytes()) < PACK_LANE_COUNT));
     }
 
     #[test]
     fn limits_of_what_is_packed() {
         let packer = packer(8192);
-        let accepted = [0, 1, 8191, 8192].map(|len| packer.accepts(len));
+        let accepted = [0, 1, 4095, 4096].map(|len| packer.accepts(len));
         assert_eq!(accepted, [false, true, true, false]);
         let none = PackSize::new(0, ChunkSize::default()).unwrap();
         assert!(Packer::new(ChunkSize::default(), none).is_none());
@@ -198,7 +216,7 @@ mod tests {
     fn a_pack_size_above_the_chunk_size_counts_as_the_chunk_size() {
         let chunk_size = ChunkSize::new(64 << 10).unwrap();
         let packer = Packer::new(chunk_size, PackSize::default()).unwrap();
-        assert_eq!([65_535, 65_536].map(|len| packer.accepts(len)), [true, false]);
+        assert_eq!([32_767, 32_768].map(|len| packer.accepts(len)), [true, false]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ mod error;
 mod image;
 mod neighbourhood;
 mod open;
+mod order;
 mod prefetch;
 mod read;
 mod readahead;

@@ -1,107 +1,200 @@
 //! What to fetch along with a missing chunk.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 
 use chunkfs_cache::{ChunkFuture, ChunkRequest, Neighbours};
-use chunkfs_index::{Chunk, ChunkIndex, Index};
+use chunkfs_index::{ChunkIndex, Index};
 
 use crate::image::{Background, chunk_request};
+use crate::order::ChunkOrder;
 
-/// Packs that share an aligned window of this many stored bytes are fetched together.
-const PACK_WINDOW_LEN: u64 = 256 << 10;
-/// The most packs that are fetched along with one.
-const PACK_COUNT_MAX: u32 = 64;
-/// The most chunks of a large file that are fetched along with one.
-const RUN_COUNT_MAX: u32 = 8;
+/// How many chunks away earlier misses count, and guesses reach.
+const REACH: u32 = 8;
+/// The stored bytes that are worth a request, after one miss next to them.
+const GUESS_LEN: u64 = 400_000;
+/// The most stored bytes that are guessed from misses near by.
+const GUESS_LEN_MAX: u64 = 2 << 20;
+/// The most stored bytes of a run, and so of what it brings along.
+const RUN_LEN_MAX: u64 = 8 << 20;
+/// The weight of a missed chunk. One that was only fetched along has half of it.
+const MISS_WEIGHT: u64 = 1 << 16;
 
 /// Knows the chunks that were asked for so far, and guesses what comes next from them.
 ///
-/// Every miss costs a round trip, every wrong guess its bytes. Two rules were chosen by replaying
-/// a recorded start of a large image:
+/// Every miss costs a round trip, every wrong guess its bytes. What is near in the chunk table is
+/// near in a file, or of one kind in neighbouring packs, and is often wanted as well. From a
+/// missing chunk, guesses go up and down the table, chunk by chunk, until one was asked for already,
+/// belongs to another file, or costs too much:
 ///
-/// * Packs of one kind of small files lie next to each other in a blob. A missing pack brings those
-///   in the same window of 256 KiB along: a quarter of the requests for the same bytes.
-/// * Large files such as libraries are read in several runs at once, upwards and downwards. A
-///   missing chunk that extends a run brings half as many along as the run is long, up to eight:
-///   two thirds of the requests for 7 % more bytes.
+/// * **Misses near by.** Up to [`GUESS_LEN`] times the cube root of the sum of `1 / d^2` over all
+///   misses at most [`REACH`] chunks from the guessed one, `d` being their distance; chunks that were
+///   only fetched along count half. What compresses well, such as relocations and symbols, comes
+///   in large pieces, code in small ones, and nothing where nothing else was wanted.
+/// * **Runs.** A chunk next to a run of chunks that were asked for brings three quarters of the
+///   run's stored bytes along, so that what is read from one end to the other takes few requests.
 ///
-/// Holds one bit for each chunk of the image.
+/// The rules and their constants were chosen by replaying recorded starts over real images; see
+/// `docs/benchmarks.md`. Holds two bits for each chunk, and two numbers from the first miss on.
 #[derive(Debug)]
 pub(crate) struct Neighbourhood {
     index: Index,
-    requested: Mutex<Vec<u64>>,
+    order: OnceLock<ChunkOrder>,
+    asked: Mutex<Asked>,
     background: Weak<Background>,
+}
+
+/// What was asked for so far.
+#[derive(Debug)]
+struct Asked {
+    /// The chunks that a reader missed.
+    missed: Bits,
+    /// These, and those that were fetched along.
+    requested: Bits,
+}
+
+#[derive(Debug)]
+struct Bits(Vec<u64>);
+
+/// A direction in the chunk table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
 }
 
 impl Neighbourhood {
     pub(crate) fn new(index: Index, background: Weak<Background>) -> Self {
-        let words = (index.chunk_count() as usize).div_ceil(64);
-        Self { index, requested: Mutex::new(vec![0; words]), background }
+        let count = index.chunk_count();
+        let asked = Asked { missed: Bits::new(count), requested: Bits::new(count) };
+        Self { index, order: OnceLock::new(), asked: Mutex::new(asked), background }
     }
+}
 
-    /// The chunks of the window that a pack lies in, but for itself.
-    fn pack_window(&self, number: u32, chunk: &Chunk) -> Vec<u32> {
-        let window = |chunk: &Chunk| (chunk.location.blob, chunk.location.offset / PACK_WINDOW_LEN);
-        let is_near = |number: &u32| {
-            self.index
-                .chunk(ChunkIndex::new(*number))
-                .is_some_and(|other| window(&other) == window(chunk) && self.is_pack(&other))
-        };
-        let before = (number.saturating_sub(PACK_COUNT_MAX)..number).rev().take_while(is_near);
-        let after = (number + 1..=number.saturating_add(PACK_COUNT_MAX)).take_while(is_near);
-        before.chain(after).collect()
-    }
+/// The chunk table and what was asked of it, while it is locked.
+struct Guess<'a> {
+    order: &'a ChunkOrder,
+    asked: &'a Asked,
+    missed: u32,
+}
 
-    fn is_pack(&self, chunk: &Chunk) -> bool {
-        chunk.uncompressed_len < self.index.chunk_size().bytes()
-    }
-
-    /// The chunks that follow a run of requested ones which this chunk extends.
-    fn run(&self, requested: &[u64], number: u32, chunk: &Chunk) -> Vec<u32> {
-        let is_same_blob = |number: &u32| {
-            let other = self.index.chunk(ChunkIndex::new(*number));
-            other.is_some_and(|other| other.location.blob == chunk.location.blob)
-        };
-        let is_run = |number: &u32| is_set(requested, *number) && is_same_blob(number);
-        let reach = 2 * RUN_COUNT_MAX;
-        let below = (number.saturating_sub(reach)..number).rev().take_while(is_run).count() as u32;
-        let above = (number + 1..=number.saturating_add(reach)).take_while(is_run).count() as u32;
-        let count = below.max(above) / 2;
-        if below >= above {
-            (number + 1..=number.saturating_add(count)).take_while(is_same_blob).collect()
+impl Guess<'_> {
+    /// The chunks to fetch, the missing one among them.
+    fn chunks(&self) -> RangeInclusive<u32> {
+        let up = self.near(Direction::Up);
+        let down = self.near(Direction::Down);
+        let (run_up, run_down) = (self.run_len(Direction::Up), self.run_len(Direction::Down));
+        // The run goes on on its other side.
+        if run_down >= run_up {
+            down..=self.extend(up, Direction::Up, run_down / 4 * 3)
         } else {
-            (number.saturating_sub(count)..number).rev().take_while(is_same_blob).collect()
+            self.extend(down, Direction::Down, run_up / 4 * 3)..=up
         }
     }
+
+    /// The last chunk in a direction that misses near by make worth guessing.
+    fn near(&self, direction: Direction) -> u32 {
+        let mut last = self.missed;
+        let mut len = 0;
+        for _ in 0..REACH {
+            let Some(next) = self.next(last, direction) else { break };
+            len += self.order.stored_len(next);
+            // The cube of `len <= GUESS_LEN * cbrt(score / MISS_WEIGHT)`.
+            let bound = u128::from(GUESS_LEN).pow(3) * u128::from(self.score(next));
+            if len > GUESS_LEN_MAX || u128::from(len).pow(3) * u128::from(MISS_WEIGHT) > bound {
+                break;
+            }
+            last = next;
+        }
+        last
+    }
+
+    /// The sum of `weight / d^2` over the requested chunks near a chunk, in its file.
+    fn score(&self, chunk: u32) -> u64 {
+        let score = |other: u32| {
+            let weight = if other == self.missed || self.asked.missed.get(other) {
+                MISS_WEIGHT
+            } else if self.asked.requested.get(other) {
+                MISS_WEIGHT / 2
+            } else {
+                return 0;
+            };
+            let distance = u64::from(other.abs_diff(chunk));
+            let is_near = self.order.are_together(other, chunk);
+            if is_near { weight / (distance * distance).max(1) } else { 0 }
+        };
+        (chunk.saturating_sub(REACH)..=chunk.saturating_add(REACH)).map(score).sum()
+    }
+
+    /// The stored length of the run of requested chunks next to the missing one, up to a bound.
+    fn run_len(&self, direction: Direction) -> u64 {
+        let (mut chunk, mut len) = (self.missed, 0);
+        while len < RUN_LEN_MAX {
+            match self.step(chunk, direction).filter(|next| self.asked.requested.get(*next)) {
+                Some(next) => (chunk, len) = (next, len + self.order.stored_len(next)),
+                None => break,
+            }
+        }
+        len.min(RUN_LEN_MAX)
+    }
+
+    /// Goes on from `last` until the chunks behind the missing one have `len_max` stored bytes.
+    fn extend(&self, mut last: u32, direction: Direction, len_max: u64) -> u32 {
+        let guessed = match direction {
+            Direction::Up => self.missed + 1..last + 1,
+            Direction::Down => last..self.missed,
+        };
+        let mut len: u64 = guessed.map(|chunk| self.order.stored_len(chunk)).sum();
+        while let Some(next) = self.next(last, direction) {
+            len += self.order.stored_len(next);
+            if len > len_max {
+                break;
+            }
+            last = next;
+        }
+        last
+    }
+
+    /// The next chunk of the same file, unless it was requested before.
+    fn next(&self, chunk: u32, direction: Direction) -> Option<u32> {
+        self.step(chunk, direction).filter(|next| !self.asked.requested.get(*next))
+    }
+
+    fn step(&self, chunk: u32, direction: Direction) -> Option<u32> {
+        let next = match direction {
+            Direction::Up => chunk.checked_add(1)?,
+            Direction::Down => chunk.checked_sub(1)?,
+        };
+        self.order.are_together(chunk, next).then_some(next)
+    }
 }
 
-fn is_set(bits: &[u64], number: u32) -> bool {
-    bits.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
-}
+impl Bits {
+    fn new(count: u32) -> Self {
+        Self(vec![0; (count as usize).div_ceil(64)])
+    }
 
-fn set(bits: &mut [u64], number: u32) {
-    if let Some(word) = bits.get_mut(number as usize / 64) {
-        *word |= 1 << (number % 64);
+    fn get(&self, number: u32) -> bool {
+        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, number: u32) {
+        if let Some(word) = self.0.get_mut(number as usize / 64) {
+            *word |= 1 << (number % 64);
+        }
     }
 }
 
 impl Neighbours for Neighbourhood {
     fn of(&self, missed: &ChunkRequest) -> Vec<ChunkRequest> {
-        let Some(chunk) = self.index.chunk(ChunkIndex::new(missed.number)) else {
-            return Vec::new();
-        };
-        let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut numbers = if self.is_pack(&chunk) {
-            self.pack_window(missed.number, &chunk)
-        } else {
-            self.run(&requested, missed.number, &chunk)
-        };
-        numbers.retain(|number| !is_set(&requested, *number));
-        set(&mut requested, missed.number);
-        numbers.iter().for_each(|number| set(&mut requested, *number));
-        drop(requested);
+        let order = self.order.get_or_init(|| ChunkOrder::new(&self.index));
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunks = Guess { order, asked: &asked, missed: missed.number }.chunks();
+        asked.missed.set(missed.number);
+        chunks.clone().for_each(|number| asked.requested.set(number));
+        drop(asked);
         let request = |number| chunk_request(&self.index, ChunkIndex::new(number));
-        numbers.into_iter().filter_map(request).collect()
+        chunks.filter(|number| *number != missed.number).filter_map(request).collect()
     }
 
     fn hold(&self, loads: Vec<ChunkFuture>) {

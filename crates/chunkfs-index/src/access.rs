@@ -270,11 +270,13 @@ impl Pieces<'_> {
         if first == HOLE {
             return Some((PieceSource::Hole, u64::MAX));
         }
-        let chunk_size = u64::from(self.index.chunk_size().bytes());
+        // All chunks of an extent but its last have the length of the first.
+        let chunks = self.index.table::<RawChunk>(SectionKind::Chunks);
+        let chunk_len = u64::from(chunks.get(first)?.uncompressed_len.get());
         let at = u64::from(extent.chunk_offset.get()).checked_add(in_extent)?;
-        let chunk = u32::try_from(u64::from(first).checked_add(at / chunk_size)?).ok()?;
-        let offset = u32::try_from(at % chunk_size).ok()?;
+        let chunk = u32::try_from(u64::from(first).checked_add(at / chunk_len)?).ok()?;
+        let offset = u32::try_from(at % chunk_len).ok()?;
         let source = PieceSource::Chunk { index: ChunkIndex::new(chunk), offset };
-        Some((source, chunk_size - u64::from(offset)))
+        Some((source, chunk_len - u64::from(offset)))
     }
 }

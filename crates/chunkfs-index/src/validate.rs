@@ -126,22 +126,20 @@ fn xattr_run_ends(index: &Index) -> Vec<u32> {
     ends
 }
 
-/// For each chunk, the end of the run of full-size chunks that starts with it: the extents that
+/// For each chunk, the end of the run of chunks of one length that starts with it: the extents that
 /// start with this chunk may span all chunks before that end, and one more.
 fn chunk_run_ends(index: &Index) -> Vec<u32> {
     let chunks = index.table::<RawChunk>(SectionKind::Chunks);
     let mut ends = vec![0; chunks.count() as usize];
     let mut end = chunks.count();
-    for record in (0..chunks.count()).rev() {
-        let is_full = chunks
-            .get(record)
-            .is_some_and(|chunk| chunk.uncompressed_len.get() == index.chunk_size().bytes());
-        if !is_full {
-            end = record;
+    let mut next_len = None;
+    for (record, slot) in (0..chunks.count()).zip(&mut ends).rev() {
+        let len = chunks.get(record).map(|chunk| chunk.uncompressed_len.get());
+        if next_len.is_some() && len != next_len {
+            end = record + 1;
         }
-        if let Some(slot) = ends.get_mut(record as usize) {
-            *slot = end;
-        }
+        next_len = len;
+        *slot = end;
     }
     ends
 }
@@ -319,13 +317,16 @@ impl InodeValidator<'_> {
         if offset != 0 {
             return Err("it leaves a chunk that it does not start with");
         }
-        let chunk_size = u64::from(self.index.chunk_size().bytes());
+        let chunk_len = chunk.uncompressed_len.get();
+        if !chunk_len.is_multiple_of(chunkfs_format::GRID) {
+            return Err("it leaves a chunk that ends off the 4 KiB grid");
+        }
         // The run is made of `full` whole chunks and `tail` bytes of one more.
-        let (full, tail) = (end / chunk_size, end % chunk_size);
+        let (full, tail) = (end / u64::from(chunk_len), end % u64::from(chunk_len));
         let run_end = self.chunk_run_ends.get(first as usize).copied().unwrap_or(first);
         let full_end = u64::from(first).checked_add(full).ok_or("it is too long")?;
         if full_end > run_end.into() {
-            return Err("a chunk inside it is shorter than the chunk size");
+            return Err("a chunk inside it has another length than its first");
         }
         if tail != 0 {
             let last = u32::try_from(full_end).map_err(|_| "it is too long")?;

@@ -21,9 +21,15 @@ use crate::error::ConvertError;
 const LANE_COUNT: usize = 1 + PACK_LANE_COUNT;
 
 /// The blobs that the lanes of a layer are filling.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BlobLanes {
     current: [Option<SpooledBlob>; LANE_COUNT],
+}
+
+impl Default for BlobLanes {
+    fn default() -> Self {
+        Self { current: [const { None }; LANE_COUNT] }
+    }
 }
 
 /// A blob that is being written to a temporary file.

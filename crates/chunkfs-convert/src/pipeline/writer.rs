@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use chunkfs_format::{GRID, PACK_LANE_COUNT, Packer, pack_lane};
+use chunkfs_format::{GRID, PACK_LANE_COUNT, PIECE_HEAD_LEN, Packer, PieceCutter, pack_lane};
 use chunkfs_index::{Attributes, Chunk};
 
 use super::context::Context;
@@ -166,22 +166,33 @@ impl<'a> LayerWriter<'a> {
         self.submit(slot.expect("a pack has a file, which took the slot"), Some(lane), pack)
     }
 
-    /// Cuts what a file stores into chunks that end at multiples of the chunk size.
+    /// Cuts what a file stores into pieces.
     fn cut(&mut self, len: u64, content: &mut RegionReader<'_>) -> Result<Vec<Part>, LayerError> {
-        let chunk_size = u64::from(self.context.options.chunk_size.bytes());
+        let ranges = grid_ranges(content.regions, len);
+        // A file that begins with a hole begins with zeros.
+        let head_end = ranges.first().filter(|(start, _)| *start == 0).map_or(0, |(_, end)| *end);
+        let mut head = [0; PIECE_HEAD_LEN];
+        let head_len = usize::try_from(head_end).unwrap_or(usize::MAX).min(PIECE_HEAD_LEN);
+        let head = &mut head[..head_len];
+        content.read_range(0, head)?;
+        let cutter = PieceCutter::new(self.context.options.chunk_size, head);
         let mut parts = Vec::new();
         let mut at = 0;
-        for (start, end) in grid_ranges(content.regions, len) {
+        for (start, end) in ranges {
             if at < start {
                 parts.push(Part { len: start - at, chunk: None });
             }
             at = start;
             while at < end {
-                let piece_end = end.min((at / chunk_size + 1) * chunk_size);
+                let piece_end = end.min(cutter.piece_end(at));
                 let mut buffer = self.context.pool.buffer();
                 // At most a chunk, which fits into memory.
                 buffer.resize((piece_end - at) as usize, 0);
-                content.read_range(at, &mut buffer)?;
+                // The first piece is at least as long as the head.
+                let read_len = if at == 0 { head.len() } else { 0 };
+                let (read, rest) = buffer.split_at_mut(read_len);
+                read.copy_from_slice(&head[..read_len]);
+                content.read_range(at + read_len as u64, rest)?;
                 let slot = self.new_slot()?;
                 self.submit(slot, None, buffer)?;
                 parts.push(Part { len: piece_end - at, chunk: Some((slot, 0)) });

@@ -176,7 +176,7 @@ fn the_configuration_is_kept_and_the_layers_are_remembered() {
     assert_eq!(annotations["org.chunkfs.layer.digest"], digest);
     assert_eq!(
         annotations["org.chunkfs.layer.conversion"],
-        "chunkfs/1 zstd-1.5.7 level=3 chunk=65536 pack=16384 blob=67108864 digest=blake3"
+        "chunkfs/2 zstd-1.5.7 level=3 chunk=65536 pack=16384 blob=67108864 digest=blake3"
     );
     assert_eq!(manifest.annotations["org.chunkfs.image.id"], report.image_id.to_string());
     assert_eq!(manifest.config.media_type, "application/vnd.oci.image.config.v1+json");

@@ -117,7 +117,7 @@ fn packs_have_their_golden_borders_and_ids() {
     for (chunk_size, pack_size) in sizes {
         let chunk_size = ChunkSize::new(chunk_size).unwrap();
         let pack_size = PackSize::new(pack_size, chunk_size).unwrap();
-        let max = pack_size.bytes() as usize - 1;
+        let max = pack_size.bytes() as usize / 2 - 1;
         let lens: Vec<usize> = (0..60).map(|n| 1 + (n * n * 7919) % max.min(40_000)).collect();
         let lens: Vec<usize> = lens.into_iter().chain([max, 1, max, max, 4096 % max, 1]).collect();
         let mut packer = Packer::new(chunk_size, pack_size).unwrap();

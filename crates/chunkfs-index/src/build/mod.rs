@@ -5,7 +5,7 @@ mod order;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use chunkfs_format::{ChunkId, ChunkSize, DigestAlgorithm};
+use chunkfs_format::{ChunkId, ChunkSize, DigestAlgorithm, GRID};
 use zerocopy::IntoBytes as _;
 
 use self::order::{Order, UsedChunks};
@@ -90,9 +90,14 @@ impl IndexBuilder {
     pub fn build(self, tree: &Tree) -> Result<Index, BuildError> {
         let order = Order::new(tree)?;
         let used = UsedChunks::new(self.chunks.len(), tree, &order);
-        let mut writer = SectionWriter { chunk_size: self.chunk_size, ..SectionWriter::default() };
+        let mut writer = SectionWriter::default();
         for &id in &order.nodes {
-            writer.write_node(tree, id, &order, &used)?;
+            writer.write_node(
+                tree,
+                id,
+                &order,
+                &ChunkNumbers { used: &used, chunks: &self.chunks },
+            )?;
         }
         let mut blob_numbers: Vec<Option<u16>> = vec![None; self.blobs.len()];
         for chunk in used.old_indexes.iter().map(|old| &self.chunks[old.get() as usize]) {
@@ -130,9 +135,21 @@ impl IndexBuilder {
     }
 }
 
+/// The chunks that files name, and which of them are written.
+struct ChunkNumbers<'a> {
+    used: &'a UsedChunks,
+    chunks: &'a [Chunk],
+}
+
+impl ChunkNumbers<'_> {
+    fn len(&self, chunk: ChunkIndex) -> u64 {
+        let chunk = self.chunks.get(chunk.get() as usize);
+        chunk.map_or(0, |chunk| chunk.uncompressed_len.into())
+    }
+}
+
 #[derive(Default)]
 struct SectionWriter {
-    chunk_size: ChunkSize,
     inodes: Vec<u8>,
     dirents: Vec<u8>,
     extents: Vec<u8>,
@@ -151,7 +168,7 @@ impl SectionWriter {
         tree: &Tree,
         id: NodeId,
         order: &Order,
-        used: &UsedChunks,
+        chunks: &ChunkNumbers<'_>,
     ) -> Result<(), BuildError> {
         let node = tree.node(id);
         let position = Tree::position(id);
@@ -173,7 +190,7 @@ impl SectionWriter {
                 let count = u32::try_from(children.len());
                 (first, count.map_err(|_| BuildError::TooMany { table: "dirent" })?, 0)
             }
-            Content::Regular(segments) => self.write_extents(segments, used)?,
+            Content::Regular(segments) => self.write_extents(segments, chunks)?,
             Content::Symlink(target) => (self.write_string(target)?, 0, target.len() as u64),
             Content::CharDevice(device) | Content::BlockDevice(device) => {
                 (device.major, device.minor, 0)
@@ -241,15 +258,17 @@ impl SectionWriter {
     fn write_extents(
         &mut self,
         segments: &[Segment],
-        used: &UsedChunks,
+        chunks: &ChunkNumbers<'_>,
     ) -> Result<(u32, u32, u64), BuildError> {
-        let chunk_size = u64::from(self.chunk_size.bytes());
         let first = record_count(&self.extents, SectionKind::Extents)?;
         let mut runs: Vec<RawExtent> = Vec::new();
         let mut file_len = 0u64;
+        // The lengths of the first and of the last chunk of the last run: a run goes on after chunks
+        // of one length only.
+        let (mut chunk_len, mut last_len) = (0u64, 0u64);
         for segment in segments {
             let (chunk, offset) = match segment.chunk {
-                Some(chunk) => (used.new_index(chunk.index), chunk.offset),
+                Some(chunk) => (chunks.used.new_index(chunk.index), chunk.offset),
                 None => (HOLE, 0),
             };
             let joined = runs.last_mut().filter(|run| {
@@ -259,19 +278,28 @@ impl SectionWriter {
                     (HOLE, _) | (_, HOLE) => false,
                     _ => {
                         (run.chunk_offset.get(), offset) == (0, 0)
-                            && run_len.is_multiple_of(chunk_size)
-                            && u64::from(run_first) + run_len / chunk_size == u64::from(chunk)
+                            && chunk_len != 0
+                            && chunk_len == last_len
+                            && chunk_len.is_multiple_of(u64::from(GRID))
+                            && run_len.is_multiple_of(chunk_len)
+                            && segment.len <= chunk_len
+                            && u64::from(run_first) + run_len / chunk_len == u64::from(chunk)
                     }
                 }
             });
+            let segment_chunk_len = segment.chunk.map_or(0, |chunk| chunks.len(chunk.index));
+            last_len = segment_chunk_len;
             match joined {
                 Some(run) => run.len = run.len.get().saturating_add(segment.len).into(),
-                None => runs.push(RawExtent {
-                    file_offset: file_len.into(),
-                    len: segment.len.into(),
-                    first_chunk: chunk.into(),
-                    chunk_offset: offset.into(),
-                }),
+                None => {
+                    chunk_len = segment_chunk_len;
+                    runs.push(RawExtent {
+                        file_offset: file_len.into(),
+                        len: segment.len.into(),
+                        first_chunk: chunk.into(),
+                        chunk_offset: offset.into(),
+                    });
+                }
             }
             file_len = file_len.saturating_add(segment.len);
         }

@@ -168,12 +168,17 @@ fn rules_on_extents_are_checked() {
         ("[F-52]", vec![set32(EXTENTS, 0, 16, u32::MAX - 1)], "it has no such chunk"),
         ("[F-52]", vec![set32(EXTENTS, 0, 20, 4096)], "leaves a chunk"),
         ("[F-52]", vec![set32(EXTENTS, 4, 20, 8192)], "leaves a chunk"),
-        ("[F-52]", vec![set32(EXTENTS, 0, 16, 1)], "shorter than the chunk size"),
-        ("[F-52]", vec![set32(EXTENTS, 3, 16, 3)], "its last chunk is too short"),
+        ("[F-52]", vec![set32(EXTENTS, 0, 16, 1)], "has another length than its first"),
+        ("[F-52]", vec![set32(EXTENTS, 3, 16, 3)], "ends off the 4 KiB grid"),
+        (
+            "[F-52]",
+            vec![set32(CHUNKS, 3, 32, 4), set32(LOCATIONS, 3, 8, 4)],
+            "its last chunk is too short",
+        ),
         (
             "[F-52]",
             vec![set64(EXTENTS, 0, 8, i64::MAX as u64), set64(INODES, BIG, 32, i64::MAX as u64)],
-            "shorter than the chunk size",
+            "has another length than its first",
         ),
     ]);
 }

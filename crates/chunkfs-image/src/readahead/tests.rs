@@ -37,8 +37,22 @@ fn file(index: &Index, number: usize) -> Inode {
     index.lookup_path(format!("{number:03}").as_bytes()).unwrap()
 }
 
+/// The number of moves that the tables below are written for.
+const MOVES: u32 = 4;
+
 fn readahead(window_max: u64) -> Readahead {
-    Readahead::new(ChunkSize::new(CHUNK).unwrap(), window_max * CHUNK)
+    let readahead = Readahead::new(ChunkSize::new(CHUNK).unwrap(), window_max * CHUNK);
+    Readahead { streak_min: MOVES, ..readahead }
+}
+
+#[test]
+fn eight_moves_make_a_reader_sequential() {
+    let index = index(&[100]);
+    let file = file(&index, 0);
+    let readahead = Readahead::new(ChunkSize::new(CHUNK).unwrap(), 8 * CHUNK);
+    let aheads = (0..10).map(|chunk| readahead.advance(&file, chunk * CHUNK..(chunk + 1) * CHUNK));
+    let aheads: Vec<_> = aheads.enumerate().filter(|(_, ahead)| !ahead.is_empty()).collect();
+    assert_eq!(aheads, [(8, 9 * CHUNK..17 * CHUNK)]);
 }
 
 /// Reads chunks of a file of 100 chunks and returns the ranges of chunks that are read ahead.
@@ -114,7 +128,7 @@ fn reads_cause_exactly_these_readaheads() {
 #[test]
 fn everything_read_ahead_is_asked_for_once() {
     for window_max in [1, 2, 3, 8, 64, 1_000] {
-        let mut end = u64::from(STREAK_MIN) + 1;
+        let mut end = u64::from(MOVES) + 1;
         for (read, ahead) in advance_all(window_max, &singles(0..100)) {
             assert!(ahead.start == end && ahead.start > read as u64, "{window_max}: {ahead:?}");
             end = ahead.end;
@@ -152,7 +166,7 @@ fn the_reader_that_read_longest_ago_is_forgotten() {
         let file = file(&index, number);
         readahead.advance(&file, chunk * CHUNK..(chunk + 1) * CHUNK)
     };
-    let last = u64::from(STREAK_MIN);
+    let last = u64::from(MOVES);
     for chunk in 0..last {
         for number in 0..FILES_MAX {
             assert_eq!(read(number, chunk), 0..0);

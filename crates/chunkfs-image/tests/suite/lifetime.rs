@@ -32,16 +32,16 @@ async fn dropping_a_read_ends_its_request() {
 
 #[tokio::test]
 async fn dropping_the_image_ends_readahead() {
-    let store = convert_files(&[("long", noise(3, 16 * CHUNK))]);
+    let store = convert_files(&[("long", noise(3, 24 * CHUNK))]);
     let source = GatedSource::new(&store);
     let image = source.open(&memory_cache(Handle::current()), plain_options()).await;
     let long = file(&image, b"long");
     source.close(Priority::Demand);
-    source.demand.add_permits(5);
-    for chunk in 0..5 {
+    source.demand.add_permits(9);
+    for chunk in 0..9 {
         image.read(&long, chunk * CHUNK as u64, 1).await.unwrap();
     }
-    until(|| source.request_count() == 6).await;
+    until(|| source.request_count() == 10).await;
     let clone = image.clone();
     drop(image);
     assert_eq!(clone.read(&long, 0, 1).await.unwrap().len(), 1);

@@ -1,6 +1,7 @@
 //! What the images of a process share.
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -174,6 +175,10 @@ pub(crate) struct CacheInner {
     pub(crate) counters: AtomicCounters,
     /// One permit per KiB under way.
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Threads that decode and write at once, by priority. More would spin on the slab's lock in the
+    /// kernel, and each keeps some of what it freed.
+    pub(crate) demand_threads: Semaphore,
+    pub(crate) prefetch_threads: Semaphore,
     decoders: Mutex<Vec<ChunkDecoder>>,
     pending_writes: watch::Sender<usize>,
     places: Mutex<Vec<Weak<Places>>>,
@@ -214,12 +219,15 @@ impl Cache {
             }
             disk
         });
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let inner = CacheInner {
             memory: memory_tier(options.memory_len_max),
             disk,
             flights: Arc::default(),
             counters,
             in_flight: Arc::new(Semaphore::new(in_flight_kib as usize)),
+            demand_threads: Semaphore::new(2 * cores + 2),
+            prefetch_threads: Semaphore::new(cores),
             decoders: Mutex::default(),
             pending_writes: watch::Sender::new(0),
             places: Mutex::default(),

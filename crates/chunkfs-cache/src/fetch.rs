@@ -168,6 +168,12 @@ impl Batch {
 
     /// Decodes on a thread for blocking work. Gives the job back if the bytes are damaged.
     async fn decode(&self, job: Job, stored: Bytes) -> Option<(Job, CodecError)> {
+        let threads = match self.priority {
+            Priority::Demand => &self.cache.demand_threads,
+            Priority::Prefetch => &self.cache.prefetch_threads,
+        };
+        // The semaphores are never closed.
+        let _permit = threads.acquire().await.ok()?;
         let batch = self.clone();
         let decode = move || batch.decode_blocking(job, &stored);
         tokio::task::spawn_blocking(decode).await.unwrap_or_default()

@@ -13,7 +13,7 @@ use crate::health::Health;
 use crate::key::StoreKey;
 use crate::loader::{ChunkRequest, VerifyLevel};
 use crate::places::Places;
-use crate::slab::{GROUP_LEN, Lease, Outcome, Place, SlabStore, Tree};
+use crate::slab::{GROUP_LEN, Inserted, Lease, Outcome, Place, SlabStore, Tree};
 use chunkfs_format::DigestAlgorithm;
 
 /// Bytes of trees that are kept in memory: those of 2 GiB of chunks.
@@ -236,11 +236,8 @@ impl Disk {
             return;
         }
         match self.store.insert(&wanted.key, bytes) {
-            Ok(place) => {
+            Ok(Inserted::At(place)) => {
                 self.health.wrote();
-                let Some(place) = place else {
-                    return AtomicCounters::add(&counters.disk_refusals, 1);
-                };
                 if place.is_verified {
                     wanted.set_place(Some(place));
                 }
@@ -248,6 +245,8 @@ impl Disk {
                     self.drop_behind(place);
                 }
             }
+            Ok(Inserted::Busy) => {}
+            Ok(Inserted::NoRoom) => AtomicCounters::add(&counters.disk_refusals, 1),
             Err(error) => self.count_failure("a chunk cannot be written", &error, counters),
         }
     }

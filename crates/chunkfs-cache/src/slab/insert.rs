@@ -13,22 +13,43 @@ use crate::key::StoreKey;
 /// How long nothing is evicted after nothing could be.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// What became of a chunk that was to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// It is there, by this call or before.
+    At(Place),
+    /// Somebody else is writing it just now.
+    Busy,
+    /// Nothing can be evicted for it.
+    NoRoom,
+}
+
+/// A slot to be filled, or why there is none.
+enum Begun {
+    Pending(Record, u64),
+    Ready(Record),
+    Busy,
+    NoRoom,
+}
+
 impl SlabStore {
-    /// Keeps a verified chunk. Returns its place, or `None` if there is no room for it.
-    pub(crate) fn insert(&self, key: &StoreKey, bytes: &[u8]) -> io::Result<Option<Place>> {
+    /// Keeps a verified chunk.
+    pub(crate) fn insert(&self, key: &StoreKey, bytes: &[u8]) -> io::Result<Inserted> {
         let len = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut generation = self.open()?;
         if self.leave_if_gone(&generation)? {
             generation = self.open()?;
         }
         let epoch = self.epoch.load(Ordering::Acquire);
-        let Some((record, offset)) = self.begin(&generation, key, len)? else {
-            return Ok(None);
+        let (record, offset) = match self.begin(&generation, key, len)? {
+            Begun::Pending(record, offset) => (record, offset),
+            Begun::Ready(record) => {
+                let evictions = generation.directory.evictions()?;
+                return Ok(Inserted::At(self.place(&record, evictions, epoch)));
+            }
+            Begun::Busy => return Ok(Inserted::Busy),
+            Begun::NoRoom => return Ok(Inserted::NoRoom),
         };
-        if record.state == State::Ready {
-            let evictions = generation.directory.evictions()?;
-            return Ok(Some(self.place(&record, evictions, epoch)));
-        }
         let (slab, start) = generation.slab(record.page)?;
         let written = slab.write_at(bytes, start);
         let mut writer = generation.lock()?;
@@ -40,7 +61,7 @@ impl SlabStore {
                 generation.directory.put(offset, Some(&ready))?;
                 slab.unlock(start)?;
                 let place = self.place(&ready, words.evictions, epoch);
-                Ok(Some(Place { is_verified: true, ..place }))
+                Ok(Inserted::At(Place { is_verified: true, ..place }))
             }
             Err(error) => {
                 words.used_len = words.used_len.saturating_sub(record.slot_len());
@@ -54,21 +75,18 @@ impl SlabStore {
     }
 
     /// Makes a pending record for a chunk, or returns the one that is ready.
-    fn begin(
-        &self,
-        generation: &Generation,
-        key: &StoreKey,
-        len: u32,
-    ) -> io::Result<Option<(Record, u64)>> {
+    fn begin(&self, generation: &Generation, key: &StoreKey, len: u32) -> io::Result<Begun> {
         let directory = &generation.directory;
         let mut writer = generation.lock()?;
         let mut queue = Queue::Small;
         if let Some(found) = directory.find(key)? {
             match found.record.state {
                 State::Ready if found.record.len == len => {
-                    return Ok(Some((found.record, found.offset)));
+                    return Ok(Begun::Ready(found.record));
                 }
-                State::Pending if !self.is_dead(&writer, found.record.page)? => return Ok(None),
+                State::Pending if !self.is_dead(&writer, found.record.page)? => {
+                    return Ok(Begun::Busy);
+                }
                 State::Ghost => {
                     queue = Queue::Main;
                     directory.put(found.offset, None)?;
@@ -79,7 +97,7 @@ impl SlabStore {
             }
         }
         if !self.make_room(&mut writer, slot_len(len))? {
-            return Ok(None);
+            return Ok(Begun::NoRoom);
         }
         let mut words = directory.words()?;
         let page = writer.allocate(slot_len(len), &mut words)?;
@@ -101,7 +119,7 @@ impl SlabStore {
         directory.set_words(&words)?;
         let offset = directory.insert(&record)?;
         writer.state.pending.insert(page);
-        Ok(Some((record, offset)))
+        Ok(Begun::Pending(record, offset))
     }
 
     /// Evicts until a slot fits into the quota and beside the reserve; `false` if it cannot.

@@ -13,6 +13,7 @@ mod tree;
 
 pub(crate) use images::ImageEntry;
 pub use images::{CacheUsage, ImageUsage};
+pub(crate) use insert::Inserted;
 pub(crate) use lease::Lease;
 pub(crate) use store::{Outcome, Place, SlabStore, StoreSettings};
 pub(crate) use tree::{GROUP_LEN, Tree};

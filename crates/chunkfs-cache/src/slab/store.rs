@@ -214,7 +214,11 @@ impl SlabStore {
             && epoch == place.epoch
             && let Ok((slab, start)) = generation.slab(place.page)
         {
-            slab.drop_pages(start + offset, len);
+            // The kernel keeps pages that are in the range in part, with all that lie in one folio
+            // with them: the padding after the chunk goes too.
+            let end = offset + len;
+            let end = if end == u64::from(place.len) { slot_len(place.len) } else { end };
+            slab.drop_pages(start + offset, end - offset);
         }
     }
 

@@ -267,6 +267,9 @@ impl Writer<'_> {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
             words => words?,
         };
+        if words.end_page / SLAB_PAGES >= SLABS_MAX as u64 {
+            return Ok(false);
+        }
         if words.boot == generation.boot && generation.boot != 0 {
             let Some(last) = words.end_page.checked_sub(1) else { return Ok(true) };
             let (slab, offset) = generation.slab(last)?;

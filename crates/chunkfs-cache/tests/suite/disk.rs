@@ -34,13 +34,14 @@ fn no_memory() -> CacheOptions {
 #[tokio::test]
 async fn damage_on_disk_is_fetched_again_at_level_load() {
     type Damage = fn(&mut Vec<u8>);
-    let damages: [(&str, Damage, usize); 8] = [
+    let damages: [(&str, Damage, usize); 9] = [
         ("slab", |bytes| bytes[7_000] ^= 0x80, 1),
         ("slab", |bytes| bytes.truncate(20_000), 3),
         ("slab", |bytes| bytes.clear(), 3),
         ("slab", |bytes| bytes.fill(0), 3),
         ("directory", |bytes| bytes.clear(), 3),
         ("directory", |bytes| bytes[3] ^= 1, 3),
+        ("directory", |bytes| bytes[88] ^= 1, 3),
         ("directory", |bytes| bytes[4_096..].fill(0xa5), 3),
         ("trees", |bytes| bytes.fill(1), 0),
     ];

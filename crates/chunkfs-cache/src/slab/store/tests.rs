@@ -49,6 +49,23 @@ fn a_directory_grows_by_levels_and_finds_everything() {
     assert_eq!(count, 40_000);
 }
 
+#[test]
+fn an_end_page_beyond_all_slabs_starts_a_new_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    for end_page in [1 << 38, u64::MAX] {
+        fill(folder.path(), 10);
+        let first = store(folder.path());
+        let directory = &first.open().unwrap().directory;
+        let words = directory.words().unwrap();
+        directory.set_words(&crate::slab::directory::Words { end_page, ..words }).unwrap();
+        let second = store(folder.path());
+        second.open().unwrap();
+        assert_eq!(second.find(&key(3), 4_096).unwrap(), None);
+        let place = second.insert(&key(3), &[1; 4_096]).unwrap();
+        assert!(matches!(place, crate::slab::Inserted::At(_)), "{place:?}");
+    }
+}
+
 /// Prints figures: `cargo test --release -p chunkfs-cache a_million -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes a minute; for figures"]

@@ -7,11 +7,14 @@ use async_trait::async_trait;
 use http_body_util::BodyExt as _;
 use object_store::client::{
     ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
-    HttpResponse, HttpResponseBody, HttpService,
+    HttpResponse, HttpService,
 };
 use reqwest::{Client, Url};
 
+use super::answer::{Asked, ours};
+use super::options::StoreOptions;
 use crate::reference::is_loopback_host;
+use crate::registry::origin::host_of;
 
 /// How slow an upload may be.
 const UPLOAD_RATE_MIN: u64 = 32 << 10;
@@ -20,7 +23,7 @@ const UPLOAD_RATE_MIN: u64 = 32 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) client: Client,
-    pub(super) progress_timeout: Duration,
+    pub(super) options: StoreOptions,
 }
 
 struct Service {
@@ -47,13 +50,16 @@ impl fmt::Debug for Service {
 impl HttpService for Service {
     /// Sends one request and returns once the head of the answer is there.
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let Connector { client, progress_timeout } = &self.connector;
+        let Connector { client, options } = &self.connector;
         let (parts, body) = request.into_parts();
         let url: Url = parts.uri.to_string().parse().map_err(|_| unusable("it is not a URL"))?;
         let is_loopback = is_loopback_host(url.host_str().unwrap_or(""));
         if url.scheme() != "https" && !is_loopback && !self.allows_plain_http {
             return Err(unusable("plain HTTP is refused; allow it with AWS_ALLOW_HTTP=true or so"));
         }
+        let host = host_of(&url);
+        options.hosts.wait(&host, options.deadline).await.map_err(ours)?;
+        let asked = Asked::new(&parts, url.clone());
         let len = body.content_length();
         let mut outgoing = reqwest::Request::new(parts.method, url);
         *outgoing.headers_mut() = parts.headers;
@@ -65,15 +71,16 @@ impl HttpService for Service {
             }
         };
         let for_body = Duration::from_secs(len as u64 / UPLOAD_RATE_MIN);
-        let sent = tokio::time::timeout(*progress_timeout + for_body, client.execute(outgoing));
+        let timeout = options.progress_timeout;
+        let sent = tokio::time::timeout(timeout + for_body, client.execute(outgoing));
         let response = match sent.await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(transport(error)),
             Err(elapsed) => return Err(HttpError::new(HttpErrorKind::Timeout, elapsed)),
         };
-        let response: http::Response<reqwest::Body> = response.into();
-        let (parts, body) = response.into_parts();
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body.map_err(transport))))
+        let (status, headers) = (response.status(), response.headers());
+        options.hosts.note_answer(&host, status, headers, options.backoff);
+        asked.check(response.into(), timeout).await
     }
 }
 
@@ -85,7 +92,7 @@ fn unusable(problem: &'static str) -> HttpError {
     HttpError::new(HttpErrorKind::Unknown, Unusable(problem))
 }
 
-fn transport(error: reqwest::Error) -> HttpError {
+pub(super) fn transport(error: reqwest::Error) -> HttpError {
     let kind = match &error {
         error if error.is_connect() => HttpErrorKind::Connect,
         error if error.is_timeout() => HttpErrorKind::Timeout,

@@ -1,7 +1,7 @@
 //! Errors of object_store as ours.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, iter};
 
 use object_store::Error;
 
@@ -23,9 +23,14 @@ impl std::error::Error for StoreFailure {}
 
 /// Turns an error about `what` at `place` into ours.
 ///
-/// Everything that is neither "not there" nor "not allowed" counts as a failure that may pass:
-/// object_store does not tell them apart.
+/// What `answer` found is an error of ours already. Of the rest, everything that is neither "not
+/// there" nor "not allowed" counts as a failure that may pass: object_store does not tell them apart.
 pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
+    let first: &(dyn std::error::Error + 'static) = &error;
+    let mut chain = iter::successors(Some(first), |error| error.source());
+    if let Some(error) = chain.find_map(|error| error.downcast_ref::<FetchError>()) {
+        return error.clone();
+    }
     match error {
         Error::NotFound { .. } => FetchError::NotFound { what: format!("{what} in {place}") },
         Error::PermissionDenied { .. } => {
@@ -74,6 +79,7 @@ pub(super) fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::client::{HttpError, HttpErrorKind};
 
     #[test]
     fn query_strings_are_left_out() {
@@ -81,6 +87,14 @@ mod tests {
             "Error performing GET http://h/p?sig=secret&x=secret in 2s\n(\"http://h?secret\")";
         assert_eq!(clean(text), "Error performing GET http://h/p in 2s (\"http://h\")");
         assert_eq!(clean(&"x".repeat(10_000)).len(), DETAIL_LEN_MAX);
+    }
+
+    #[test]
+    fn an_error_of_ours_is_found_among_the_causes() {
+        let ours = FetchError::Status { url: "u".to_owned(), status: 416, detail: String::new() };
+        let http = HttpError::new(HttpErrorKind::Unknown, ours);
+        let error = failure("p", "w", Error::Generic { store: "S3", source: Box::new(http) });
+        assert!(matches!(error, FetchError::Status { status: 416, .. }), "{error}");
     }
 
     #[test]

@@ -1,15 +1,21 @@
 //! How an object store is talked to.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+
+use crate::registry::hosts::Hosts;
 
 /// How an [`ObjectLayout`](crate::ObjectLayout) talks to its store.
 ///
 /// The defaults suit reads on behalf of a file system, as those of
 /// [`RegistryOptions`](crate::RegistryOptions) do: object_store itself would try a request ten
 /// times in three minutes.
+///
+/// Clones share what is learned about hosts: a pause that a store asks for on behalf of one image
+/// is kept by all layouts that are connected with clones of the same options.
 #[derive(Clone)]
 pub struct StoreOptions {
     pub(super) runtime: Handle,
@@ -22,6 +28,8 @@ pub struct StoreOptions {
     pub(super) retries_max: Option<u32>,
     pub(super) backoff: Duration,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
+    pub(super) hedge_after: Option<Duration>,
+    pub(super) hosts: Arc<Hosts>,
 }
 
 impl StoreOptions {
@@ -40,12 +48,14 @@ impl StoreOptions {
             retries_max: None,
             backoff: Duration::from_millis(100),
             root_certificates_pem: Vec::new(),
+            hedge_after: Some(Duration::from_secs(2)),
+            hosts: Arc::default(),
         }
     }
 
     /// Adds settings by the names of the usual environment variables, in any case:
     /// `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT`, `GOOGLE_SERVICE_ACCOUNT`,
-    /// `AZURE_STORAGE_ACCOUNT_NAME` and so on.
+    /// `AZURE_STORAGE_ACCOUNT_NAME`, `IDENTITY_ENDPOINT` and so on.
     ///
     /// Names that a store does not know are ignored, so that a whole environment can be given.
     /// Without keys the credentials of the instance, container or workload are used. Values are
@@ -77,8 +87,17 @@ impl StoreOptions {
     }
 
     /// Sets how long a request may go without any progress before it is tried anew (10 s).
+    ///
+    /// Less than 1 KiB for each second of this time is no progress.
     pub fn with_progress_timeout(mut self, progress_timeout: Duration) -> Self {
         self.progress_timeout = progress_timeout;
+        self
+    }
+
+    /// Sets after how long without any progress a demand read sends a second request, beside the
+    /// first, and takes what comes first (2 s); `None` for never.
+    pub fn with_hedge_after(mut self, hedge_after: Option<Duration>) -> Self {
+        self.hedge_after = hedge_after;
         self
     }
 
@@ -90,7 +109,10 @@ impl StoreOptions {
 
     /// Sets how often a failed read is tried again, besides two retries within object_store.
     ///
-    /// By default demand reads are tried again until their deadline, and other reads 4 times.
+    /// By default demand reads are tried again until their deadline, and other reads 4 times. What
+    /// does not look as if it would pass is tried again at most 4 times, and only if the store has
+    /// served the layout before or the answer belongs to something else: "does not exist", "is not
+    /// allowed", another length or range. After a refusal, credentials are looked up anew.
     pub fn with_retries_max(mut self, retries_max: u32) -> Self {
         self.retries_max = Some(retries_max);
         self
@@ -121,6 +143,7 @@ impl fmt::Debug for StoreOptions {
             .field("deadline", &self.deadline)
             .field("retries_max", &self.retries_max)
             .field("backoff", &self.backoff)
+            .field("hedge_after", &self.hedge_after)
             .field("root_certificates_count", &self.root_certificates_pem.len())
             .finish_non_exhaustive()
     }

@@ -1,8 +1,10 @@
 //! The public type: every operation runs as a task on the runtime of the options.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,8 +12,10 @@ use chunkfs_format::BlobId;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use object_store::ObjectStore;
 
-use super::connect::connect;
+use super::connect::Connect;
 use super::options::StoreOptions;
+use super::range::Wanted;
+use super::store::Store;
 use crate::error::FetchError;
 use crate::layout::remote::{self, Expected, LayoutFiles, SmallFile};
 use crate::reference::StoreReference;
@@ -38,15 +42,19 @@ pub struct ObjectLayout {
 
 /// A store, and how it is talked to.
 pub(super) struct Objects {
-    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) store: Store,
     pub(super) prefix: String,
     pub(super) place: String,
     pub(super) options: StoreOptions,
     pub(super) limits: Limits,
+    /// Whether a read has succeeded, so that refusals need not be final.
+    pub(super) has_served: AtomicBool,
 }
 
 /// How much of a blob one step of [`ImageSource::stream_blob`] reads.
 const STREAM_STEP: u64 = 4 << 20;
+/// How often damaged bytes are read again.
+const REREADS_MAX: u32 = 3;
 
 impl ObjectLayout {
     /// Connects to the store of a reference. Sends nothing, but reads the system's root
@@ -56,8 +64,9 @@ impl ObjectLayout {
     /// [`FetchError::Store`] if the build lacks the store's feature or a setting makes no sense;
     /// [`FetchError::Tls`] if TLS cannot be set up.
     pub fn connect(reference: &StoreReference, options: StoreOptions) -> Result<Self, FetchError> {
-        let store = connect(reference, &options)?;
-        Ok(Self::new(store, reference.prefix(), &reference.place(), options))
+        let connect = Connect::new(reference, &options)?;
+        let store = Store::new(connect.connect()?, Some(connect));
+        Ok(Self::with_store(store, reference.prefix(), &reference.place(), options))
     }
 
     /// Uses any store; `place` names it in messages. The settings of the options are not used.
@@ -67,9 +76,14 @@ impl ObjectLayout {
         place: &str,
         options: StoreOptions,
     ) -> Self {
+        Self::with_store(Store::new(store, None), prefix, place, options)
+    }
+
+    fn with_store(store: Store, prefix: &str, place: &str, options: StoreOptions) -> Self {
         let limits = Limits::new(options.connections_max, options.prefetch_connections_max);
         let (prefix, place) = (prefix.to_owned(), place.to_owned());
-        Self { objects: Arc::new(Objects { store, prefix, place, options, limits }) }
+        let has_served = AtomicBool::new(false);
+        Self { objects: Arc::new(Objects { store, prefix, place, options, limits, has_served }) }
     }
 
     /// Returns `selector` if there is one, else the digest of the only manifest of the layout.
@@ -113,16 +127,7 @@ impl LayoutFiles for Objects {
     }
 
     async fn get(&self, path: &str, len_max: u64) -> Result<Option<SmallFile>, FetchError> {
-        let _permit = self.limits.acquire(Priority::Demand).await?;
-        let after = self.options.deadline;
-        match tokio::time::timeout(after, self.get_small(path, len_max)).await {
-            Ok(result) => result,
-            Err(_) => Err(FetchError::Timeout {
-                what: format!("{path} in {}", self.place),
-                after,
-                last: None,
-            }),
-        }
+        self.get_small(path, len_max).await
     }
 
     async fn put(&self, path: &str, bytes: Bytes, expected: Expected) -> Result<bool, FetchError> {
@@ -143,8 +148,29 @@ impl BlobSource for ObjectLayout {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let blob = *blob;
-        self.run(|objects| async move { objects.read_range(&blob, range, priority).await }).await
+        let wanted = Wanted { blob: *blob, range, priority };
+        self.run(|objects| async move { objects.read_range(wanted).await }).await
+    }
+
+    /// Reads again, at most three times and with growing pauses.
+    async fn reread_range(
+        &self,
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+        damaged_count: NonZeroU32,
+    ) -> Result<Option<Bytes>, FetchError> {
+        if damaged_count.get() > REREADS_MAX {
+            return Ok(None);
+        }
+        let options = &self.objects.options;
+        let pause = options.backoff * (damaged_count.get() - 1);
+        task::run(&options.runtime, async move {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        })
+        .await?;
+        self.read_range(blob, range, priority).await.map(Some)
     }
 }
 

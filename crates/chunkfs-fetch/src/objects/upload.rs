@@ -26,7 +26,8 @@ impl Objects {
     /// Returns whether the store holds a blob of the right length.
     pub(super) async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
         let path = self.path(&blob_path(blob.id));
-        let head = self.store.head(&path);
+        let store = self.store.current();
+        let head = store.head(&path);
         match self.in_time(head).await? {
             Ok(meta) => Ok(meta.size == blob.len),
             Err(Error::NotFound { .. }) => Ok(false),
@@ -68,7 +69,8 @@ impl Objects {
     ) -> Result<object_store::Result<object_store::PutResult>, FetchError> {
         let options = PutOptions { mode, ..PutOptions::default() };
         let path = self.path(path);
-        self.in_time(self.store.put_opts(&path, PutPayload::from_bytes(bytes), options)).await
+        let store = self.store.current();
+        self.in_time(store.put_opts(&path, PutPayload::from_bytes(bytes), options)).await
     }
 
     /// Stores a blob. It appears under its name whole, because it is put at once or completed last.
@@ -90,7 +92,8 @@ impl Objects {
             return put.map(|_| ()).map_err(|error| self.failure(&path, error));
         }
         let path = self.path(&path);
-        let started = self.in_time(self.store.put_multipart(&path)).await?;
+        let store = self.store.current();
+        let started = self.in_time(store.put_multipart(&path)).await?;
         let mut upload = started.map_err(|error| self.failure(path.as_ref(), error))?;
         let result = self.put_parts(blob, &content, &mut *upload).await;
         if result.is_err() {

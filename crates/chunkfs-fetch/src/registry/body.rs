@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::client::transport_error;
 use super::counters::Count;
 use super::origin::{host_of, redacted};
+use super::pace::Pace;
 use crate::error::FetchError;
 
 /// How much of an error's body is looked at.
@@ -23,27 +24,22 @@ pub(super) struct Body {
     response: Response,
     url: Url,
     progress_timeout: Duration,
-    /// How long was waited for the last `window_len` bytes.
-    waited: Duration,
-    window_len: u64,
+    pace: Pace,
 }
-
-/// A body that brings less than this in a second, over the progress timeout, counts as stalled.
-const RATE_MIN: u64 = 1 << 10;
 
 /// The `Content-Range` of a 206 answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContentRange {
-    pub(super) start: u64,
+pub(crate) struct ContentRange {
+    pub(crate) start: u64,
     /// One past the last byte.
-    pub(super) end: u64,
+    pub(crate) end: u64,
     /// The length of the whole; `None` if the server does not know it.
-    pub(super) whole_len: Option<u64>,
+    pub(crate) whole_len: Option<u64>,
 }
 
 impl Body {
     pub(super) fn new(response: Response, url: Url, progress_timeout: Duration) -> Self {
-        Self { response, url, progress_timeout, waited: Duration::ZERO, window_len: 0 }
+        Self { response, url, progress_timeout, pace: Pace::new(progress_timeout) }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -61,26 +57,15 @@ impl Body {
     /// Returns the next piece, or `None` at the end of the body.
     pub(super) async fn next(&mut self, received: &Count) -> Result<Option<Bytes>, FetchError> {
         let started = Instant::now();
-        let patience = self.progress_timeout.saturating_sub(self.waited);
-        match tokio::time::timeout(patience, self.response.chunk()).await {
+        match tokio::time::timeout(self.pace.patience(), self.response.chunk()).await {
             Ok(Ok(Some(bytes))) => {
                 received.add(bytes.len() as u64);
-                self.note_progress(started.elapsed(), bytes.len() as u64);
+                self.pace.note(started.elapsed(), bytes.len() as u64);
                 Ok(Some(bytes))
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Err(error)) => Err(transport_error(&self.url, error)),
             Err(_) => Err(stalled(&self.url, self.progress_timeout)),
-        }
-    }
-
-    /// Only time spent waiting counts: the reader may be slow, too.
-    fn note_progress(&mut self, waited: Duration, len: u64) {
-        self.waited += waited;
-        self.window_len += len;
-        let len_min = self.progress_timeout.as_secs_f64() * RATE_MIN as f64;
-        if self.window_len as f64 >= len_min {
-            (self.waited, self.window_len) = (Duration::ZERO, 0);
         }
     }
 
@@ -157,7 +142,7 @@ impl Body {
 
 impl ContentRange {
     /// Parses `bytes START-LAST/LEN` (RFC 9110, 14.4).
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (range, whole) = text.strip_prefix("bytes ")?.split_once('/')?;
         let (start, last) = range.split_once('-')?;
         let whole_len = match whole {
@@ -188,7 +173,7 @@ fn registry_message(body: &[u8]) -> String {
 }
 
 /// Makes text from a server fit for a message: short, on one line, and without escape sequences.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let clean = |character: char| if character.is_control() { ' ' } else { character };
     text.chars().take(DETAIL_LEN_MAX).map(clean).collect()
 }

@@ -21,7 +21,7 @@ const AVOID_MAX: Duration = Duration::from_secs(60);
 
 /// The state of hosts, shared by all sources that are made from clones of the same options.
 #[derive(Debug, Default)]
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     hosts: Mutex<HashMap<String, Host>>,
 }
 
@@ -38,7 +38,7 @@ struct Host {
 impl Hosts {
     /// Notes what an answer says about its host: 429 and 503 hold back all requests, for as long
     /// as `Retry-After` says, or else for a pause that grows from `backoff`.
-    pub(super) fn note_answer(
+    pub(crate) fn note_answer(
         &self,
         host: &str,
         status: StatusCode,
@@ -67,7 +67,7 @@ impl Hosts {
     ///
     /// # Errors
     /// [`FetchError::Throttled`] at once if that is longer than `wait_max`.
-    pub(super) async fn wait(&self, host: &str, wait_max: Duration) -> Result<(), FetchError> {
+    pub(crate) async fn wait(&self, host: &str, wait_max: Duration) -> Result<(), FetchError> {
         loop {
             let pause = {
                 let now = Instant::now();

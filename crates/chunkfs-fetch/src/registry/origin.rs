@@ -155,12 +155,12 @@ enum Refusal {
 }
 
 /// Returns a URL without user name, query and fragment, which may be secrets.
-pub(super) fn redacted(url: &Url) -> String {
+pub(crate) fn redacted(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), host_of(url), url.path())
 }
 
 /// Returns the host and, unless it is the scheme's own, the port.
-pub(super) fn host_of(url: &Url) -> String {
+pub(crate) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or("");
     match url.port() {
         Some(port) => format!("{host}:{port}"),

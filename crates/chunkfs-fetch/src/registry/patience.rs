@@ -62,10 +62,15 @@ impl Patience {
             return self.step(error);
         }
         self.retries_left = self.retries_left.checked_sub(1).ok_or(error)?;
+        self.pause().await;
+        Ok(())
+    }
+
+    /// Waits, longer each time.
+    pub(crate) async fn pause(&mut self) {
         let pause = jittered(self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         tokio::time::sleep(pause).await;
-        Ok(())
     }
 
     /// Counts a step that brought some of the bytes; `error` is returned if there were too many.

@@ -13,6 +13,7 @@ mod ranges;
 mod real;
 mod redirects;
 mod s3;
+mod store_faults;
 mod stores;
 mod storm;
 mod support;

@@ -1,0 +1,93 @@
+//! Reading small files whole, and what names and errors are made of.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectStore};
+
+use super::failure::failure;
+use super::range::Progress;
+use super::source::Objects;
+use super::tries::Tries;
+use crate::error::FetchError;
+use crate::layout::remote::{FileVersion, SmallFile};
+use crate::source::Priority;
+
+impl Objects {
+    /// Reads a small file whole within the deadline; `None` if there is none.
+    pub(super) async fn get_small(
+        &self,
+        path: &str,
+        len_max: u64,
+    ) -> Result<Option<SmallFile>, FetchError> {
+        let progress = Progress::default();
+        let get = self.get_patiently(path, len_max, &progress);
+        let after = self.options.deadline;
+        match tokio::time::timeout(after, get).await {
+            Ok(result) => result,
+            Err(_) => Err(progress.timeout(format!("{path} in {}", self.place), after)),
+        }
+    }
+
+    async fn get_patiently(
+        &self,
+        path: &str,
+        len_max: u64,
+        progress: &Progress,
+    ) -> Result<Option<SmallFile>, FetchError> {
+        let path = self.path(path);
+        // Nobody waits for a page of a file here: a few tries are enough.
+        let mut tries = Tries::new(self, Priority::Prefetch);
+        loop {
+            let permit = self.limits.acquire(Priority::Demand).await?;
+            let store = self.store.current();
+            let result = self.get_once(&store, &path, len_max, progress).await;
+            drop(permit);
+            let error = match result {
+                Ok(Some(file)) => {
+                    tries.succeeded();
+                    return Ok(Some(file));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => error,
+            };
+            progress.note_error(&error);
+            tries.after(error, &store, false).await?;
+        }
+    }
+
+    async fn get_once(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        path: &Path,
+        len_max: u64,
+        progress: &Progress,
+    ) -> Result<Option<SmallFile>, FetchError> {
+        let what = path.to_string();
+        let result = match store.get_opts(path, GetOptions::new()).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failure(&what, error)),
+        };
+        let len = result.meta.size;
+        if len > len_max {
+            return Err(FetchError::TooLarge { what, len, len_max });
+        }
+        let version =
+            FileVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
+        let version = (version.e_tag.is_some() || version.version.is_some()).then_some(version);
+        let mut received = BytesMut::new();
+        self.take(result, &what, &mut received, progress).await?;
+        Ok(Some(SmallFile { bytes: received.freeze(), version }))
+    }
+
+    pub(super) fn path(&self, path: &str) -> Path {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        Path::from(format!("{}{slash}{path}", self.prefix))
+    }
+
+    pub(super) fn failure(&self, what: &str, error: object_store::Error) -> FetchError {
+        failure(&self.place, what, error)
+    }
+}

@@ -1,0 +1,72 @@
+//! When a read is tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use object_store::ObjectStore;
+
+use super::source::Objects;
+use crate::error::FetchError;
+use crate::registry::patience::Patience;
+use crate::source::Priority;
+
+/// How often an answer that may be wrong is asked for again.
+const DOUBTS_MAX: u32 = 4;
+
+/// How much failure one read still tolerates.
+pub(super) struct Tries<'a> {
+    objects: &'a Objects,
+    patience: Patience,
+    doubts_left: u32,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(objects: &'a Objects, priority: Priority) -> Self {
+        let retries_max = objects.options.retries_max;
+        let patience = Patience::of_object(retries_max, objects.options.backoff, priority);
+        let doubts_left = retries_max.map_or(DOUBTS_MAX, |retries_max| retries_max.min(DOUBTS_MAX));
+        Self { objects, patience, doubts_left }
+    }
+
+    /// Notes that the store answered as it should.
+    pub(super) fn succeeded(&self) {
+        self.objects.has_served.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits before the next try, or returns the error if there is to be none.
+    ///
+    /// `store` is what failed. After a refusal the next try uses new credentials, if there are any.
+    pub(super) async fn after(
+        &mut self,
+        error: FetchError,
+        store: &Arc<dyn ObjectStore>,
+        has_progressed: bool,
+    ) -> Result<(), FetchError> {
+        if !self.is_doubtful(&error) {
+            return self.patience.after(error, has_progressed).await;
+        }
+        let is_refusal = is_refusal(&error);
+        self.doubts_left = self.doubts_left.checked_sub(1).ok_or(error)?;
+        if is_refusal {
+            self.objects.store.renew(store, &self.objects.options.runtime).await;
+        }
+        self.patience.pause().await;
+        Ok(())
+    }
+
+    /// Returns whether an error that looks final may pass: the answer belongs to something else, or
+    /// the store has served this layout before.
+    fn is_doubtful(&self, error: &FetchError) -> bool {
+        match error {
+            FetchError::LenMismatch { .. } | FetchError::RangeMismatch { .. } => true,
+            FetchError::NotFound { .. } | FetchError::Status { status: 416, .. } => {
+                self.objects.has_served.load(Ordering::Relaxed)
+            }
+            error => is_refusal(error) && self.objects.has_served.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn is_refusal(error: &FetchError) -> bool {
+    matches!(error, FetchError::Forbidden { .. } | FetchError::Unauthorized { .. })
+}

@@ -88,7 +88,10 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
 fn store_options(arguments: &RegistryArguments) -> StoreOptions {
     let settings = env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| {
-            ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
+            // The last two are how Azure's container services name where tokens are given out.
+            ["AWS_", "GOOGLE_", "AZURE_", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
         })?;
         Some((name, value.into_string().ok()?))
     });

@@ -59,7 +59,9 @@ impl StoreOptions {
     ///
     /// Names that a store does not know are ignored, so that a whole environment can be given.
     /// Without keys the credentials of the instance, container or workload are used. Values are
-    /// never shown.
+    /// never shown. A few things object_store takes from the environment of the process alone:
+    /// `GCE_METADATA_HOST`, `IDENTITY_HEADER`, `AZURITE_BLOB_STORAGE_URL`, and `HOME` for
+    /// `.config/gcloud/application_default_credentials.json`.
     pub fn with_settings(
         mut self,
         settings: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,

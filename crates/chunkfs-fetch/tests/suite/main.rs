@@ -2,10 +2,14 @@
 
 mod ahead;
 mod authorization;
+#[cfg(any(feature = "azure", feature = "gcs"))]
+mod clouds;
 mod conformance;
 mod damage;
 mod faults;
+mod instance_credentials;
 mod layout;
+mod metadata;
 mod mirrors;
 mod progress;
 mod push;

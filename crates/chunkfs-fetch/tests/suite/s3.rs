@@ -6,7 +6,7 @@ use std::path::Path;
 use chunkfs_fetch::{FetchError, ObjectLayout, StoreOptions, conformance};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SimpleAuth};
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -14,10 +14,10 @@ use tokio::runtime::Handle;
 use crate::stores::{blobs, fill, tag, tags_are_kept};
 
 /// Serves a folder with one bucket; ends with the runtime of the test.
-async fn start(folder: &Path) -> SocketAddr {
+pub(crate) async fn start(folder: &Path, auth: impl S3Auth) -> SocketAddr {
     std::fs::create_dir(folder.join("bucket")).unwrap();
     let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
-    service.set_auth(SimpleAuth::from_single("key", "secret-key"));
+    service.set_auth(auth);
     let service = service.build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -31,6 +31,10 @@ async fn start(folder: &Path) -> SocketAddr {
         }
     });
     address
+}
+
+async fn start_with_key(folder: &Path) -> SocketAddr {
+    start(folder, SimpleAuth::from_single("key", "secret-key")).await
 }
 
 fn connect(address: SocketAddr, secret: &str) -> ObjectLayout {
@@ -49,7 +53,7 @@ fn connect(address: SocketAddr, secret: &str) -> ObjectLayout {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_s3_server_conforms() {
     let folder = tempfile::tempdir().unwrap();
-    let layout = connect(start(folder.path()).await, "secret-key");
+    let layout = connect(start_with_key(folder.path()).await, "secret-key");
     fill(&layout).await;
     conformance::run(&layout, &blobs()).await;
     for name in ["index.json", "oci-layout"] {
@@ -66,7 +70,7 @@ async fn a_real_s3_server_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tags_of_a_real_s3_server_are_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let layout = connect(start(folder.path()).await, "secret-key");
+    let layout = connect(start_with_key(folder.path()).await, "secret-key");
     // This server compares versions, but not in one step with the write: one writer at a time.
     tags_are_kept(&layout, 1).await;
 }
@@ -74,7 +78,7 @@ async fn tags_of_a_real_s3_server_are_kept() {
 #[tokio::test]
 async fn wrong_keys_are_told_without_their_value() {
     let folder = tempfile::tempdir().unwrap();
-    let layout = connect(start(folder.path()).await, "secret-wrong");
+    let layout = connect(start_with_key(folder.path()).await, "secret-wrong");
     let error = layout.resolve(None).await.unwrap_err();
     assert!(matches!(error, FetchError::Forbidden { .. }), "{error:?}");
     let text = format!("{layout:?} {}", crate::support::whole_text(&error));

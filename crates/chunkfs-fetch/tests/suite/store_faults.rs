@@ -34,7 +34,7 @@ fn store_with(server: &RangeServer, options: StoreOptions) -> ObjectLayout {
 }
 
 /// Adds a layout with one tag and one blob of `len` bytes to a server; forgets the requests.
-async fn add(server: &RangeServer, len: usize) -> (BlobDescriptor, Bytes) {
+pub(crate) async fn add(server: &RangeServer, len: usize) -> (BlobDescriptor, Bytes) {
     let reference = format!("{}/files/images/x", server.url()).parse().unwrap();
     let layout = HttpLayout::new(&reference, crate::support::options()).unwrap();
     let content = content(len);

@@ -1,5 +1,6 @@
 //! `index.json`: which manifests a layout holds.
 
+use std::fmt;
 use std::path::Path;
 
 use chunkfs_format::BlobId;
@@ -10,6 +11,10 @@ use crate::manifest::IMAGE_INDEX_MEDIA_TYPE;
 use crate::source::{BlobDescriptor, ManifestSelector};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The largest `index.json` that is read: some 50,000 tags.
+pub(super) const INDEX_LEN_MAX: u64 = 16 << 20;
+/// The content of the file `oci-layout`.
+pub(super) const VERSION_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// The parsed `index.json`. Fields that this crate does not know are kept as they are.
 pub(super) struct LayoutIndex {
@@ -18,12 +23,40 @@ pub(super) struct LayoutIndex {
 }
 
 /// One entry of `manifests`.
-pub(super) struct Entry {
+struct Entry {
     /// `None` if the digest is not a SHA-256; such entries are kept but cannot be selected.
-    pub(super) blob: Option<BlobDescriptor>,
-    pub(super) media_type: Option<String>,
+    blob: Option<BlobDescriptor>,
+    media_type: Option<String>,
     tag: Option<String>,
     raw: Value,
+}
+
+/// A manifest that is to be stored and listed.
+pub(super) struct NewManifest {
+    pub(super) blob: BlobDescriptor,
+    selector: ManifestSelector,
+    media_type: String,
+    artifact_type: Option<String>,
+}
+
+impl NewManifest {
+    /// Checks that `bytes` may be stored under `selector`.
+    pub(super) fn parse(
+        selector: &ManifestSelector,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Self, FetchError> {
+        let id = selector.check_content(bytes)?;
+        let json: Value = serde_json::from_slice(bytes)
+            .map_err(|error| FetchError::InvalidManifest { problem: error.to_string() })?;
+        let artifact_type = json.get("artifactType").and_then(Value::as_str);
+        Ok(Self {
+            blob: BlobDescriptor { id, len: bytes.len() as u64 },
+            selector: selector.clone(),
+            media_type: media_type.to_owned(),
+            artifact_type: artifact_type.map(str::to_owned),
+        })
+    }
 }
 
 impl LayoutIndex {
@@ -78,7 +111,27 @@ impl LayoutIndex {
         Ok(first)
     }
 
-    pub(super) fn find(&self, selector: &ManifestSelector) -> Option<&Entry> {
+    /// Returns digest and media type of the selected manifest; one with a digest need not be listed.
+    ///
+    /// # Errors
+    /// [`FetchError::NotFound`] if no manifest has the tag; `place` is where, for the message.
+    pub(super) fn find(
+        &self,
+        selector: &ManifestSelector,
+        place: impl fmt::Display,
+    ) -> Result<(BlobId, Option<String>), FetchError> {
+        let entry = self.entry(selector);
+        let media_type = entry.and_then(|entry| entry.media_type.clone());
+        match (selector, entry.and_then(|entry| entry.blob)) {
+            (ManifestSelector::Digest(id), _) => Ok((*id, media_type)),
+            (_, Some(blob)) => Ok((blob.id, media_type)),
+            (ManifestSelector::Tag(tag), None) => {
+                Err(FetchError::NotFound { what: format!("tag {tag} in {place}") })
+            }
+        }
+    }
+
+    fn entry(&self, selector: &ManifestSelector) -> Option<&Entry> {
         self.entries.iter().find(|entry| match selector {
             ManifestSelector::Tag(tag) => entry.tag.as_ref() == Some(tag),
             ManifestSelector::Digest(id) => entry.blob.is_some_and(|blob| blob.id == *id),
@@ -86,13 +139,8 @@ impl LayoutIndex {
     }
 
     /// Adds an entry, in the place of the one with the same tag. Returns whether anything changed.
-    pub(super) fn insert(
-        &mut self,
-        selector: &ManifestSelector,
-        blob: &BlobDescriptor,
-        media_type: &str,
-        artifact_type: Option<&str>,
-    ) -> bool {
+    pub(super) fn insert(&mut self, manifest: &NewManifest) -> bool {
+        let NewManifest { blob, selector, media_type, artifact_type } = manifest;
         let mut raw = json!({
             "mediaType": media_type,
             "digest": blob.id.to_string(),
@@ -106,10 +154,10 @@ impl LayoutIndex {
                 raw["annotations"] = json!({ REF_NAME: tag });
                 Some(tag.clone())
             }
-            ManifestSelector::Digest(_) if self.find(selector).is_some() => return false,
+            ManifestSelector::Digest(_) if self.entry(selector).is_some() => return false,
             ManifestSelector::Digest(_) => None,
         };
-        let entry = Entry { blob: Some(*blob), media_type: Some(media_type.to_owned()), tag, raw };
+        let entry = Entry { blob: Some(*blob), media_type: Some(media_type.clone()), tag, raw };
         let old = self.entries.iter_mut().find(|old| old.tag.is_some() && old.tag == entry.tag);
         match old {
             Some(old) if old.raw == entry.raw => return false,

@@ -8,18 +8,16 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chunkfs_format::BlobId;
-use serde_json::Value;
 
-use super::index::LayoutIndex;
+use super::index::{INDEX_LEN_MAX, LayoutIndex, NewManifest, VERSION_TEXT};
 use crate::error::FetchError;
 use crate::manifest::MANIFEST_LEN_MAX;
-use crate::source::{BlobDescriptor, ManifestSelector, StoredManifest};
+use crate::source::{ManifestSelector, StoredManifest};
 
-/// The largest `index.json` that is read: some 50,000 tags.
-const INDEX_LEN_MAX: u64 = 16 << 20;
 const VERSION_PATH: &str = "oci-layout";
-const VERSION_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX_PATH: &str = "index.json";
+/// How often a manifest is read that arrives damaged.
+const DAMAGED_MAX: u32 = 4;
 /// How often a change of `index.json` is tried while others change it, too.
 const TRIES_MAX: u32 = 16;
 
@@ -86,24 +84,23 @@ pub(crate) async fn fetch_manifest(
 ) -> Result<StoredManifest, FetchError> {
     let (id, media_type) = match selector {
         ManifestSelector::Digest(id) => (*id, None),
-        ManifestSelector::Tag(tag) => {
-            let (index, _) = read_index(files).await?;
-            let entry = index.find(selector);
-            let found = entry.and_then(|entry| Some((entry.blob?.id, entry.media_type.clone())));
-            let missing =
-                || FetchError::NotFound { what: format!("tag {tag} in {}", files.place()) };
-            found.ok_or_else(missing)?
-        }
+        tag => read_index(files).await?.0.find(tag, files.place())?,
     };
     let path = blob_path(id);
-    let file = files.get(&path, MANIFEST_LEN_MAX).await?;
-    let file = file
-        .ok_or_else(|| FetchError::NotFound { what: format!("blob {id} in {}", files.place()) })?;
-    let actual = BlobId::of(&file.bytes);
-    if actual != id {
-        return Err(FetchError::DigestMismatch { expected: id, actual });
+    let mut damaged_count = 0;
+    loop {
+        let file = files.get(&path, MANIFEST_LEN_MAX).await?;
+        let missing = || FetchError::NotFound { what: format!("blob {id} in {}", files.place()) };
+        let bytes = file.ok_or_else(missing)?.bytes;
+        let actual = BlobId::of(&bytes);
+        if actual == id {
+            return Ok(StoredManifest { id, media_type, bytes });
+        }
+        damaged_count += 1;
+        if damaged_count == DAMAGED_MAX {
+            return Err(FetchError::DigestMismatch { expected: id, actual });
+        }
     }
-    Ok(StoredManifest { id, media_type, bytes: file.bytes })
 }
 
 /// Writes a manifest and then, last of all, its entry in `index.json`.
@@ -113,11 +110,8 @@ pub(crate) async fn put_manifest(
     media_type: &str,
     bytes: Bytes,
 ) -> Result<BlobId, FetchError> {
-    let id = selector.check_content(&bytes)?;
-    let blob = BlobDescriptor { id, len: bytes.len() as u64 };
-    let json: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| FetchError::InvalidManifest { problem: error.to_string() })?;
-    let artifact_type = json.get("artifactType").and_then(Value::as_str);
+    let manifest = NewManifest::parse(selector, media_type, &bytes)?;
+    let id = manifest.blob.id;
     files.put(&blob_path(id), bytes, Expected::Anything).await?;
     if files.get(VERSION_PATH, INDEX_LEN_MAX).await?.is_none() {
         let text = Bytes::from_static(VERSION_TEXT);
@@ -126,7 +120,7 @@ pub(crate) async fn put_manifest(
     }
     for _ in 0..TRIES_MAX {
         let (mut index, expected) = read_index(files).await?;
-        if !index.insert(selector, &blob, media_type, artifact_type) {
+        if !index.insert(&manifest) {
             return Ok(id);
         }
         if files.put(INDEX_PATH, index.to_json().into(), expected).await? {

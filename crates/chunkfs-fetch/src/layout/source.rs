@@ -8,10 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chunkfs_format::BlobId;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 
 use super::store::Store;
+use super::stream_in_steps;
 use crate::error::FetchError;
 use crate::source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,
@@ -130,19 +131,7 @@ impl ImageSource for OciLayout {
     }
 
     fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        let (layout, blob) = (self.clone(), *blob);
-        stream::try_unfold(0, move |offset| {
-            let layout = layout.clone();
-            async move {
-                let end = blob.len.min(offset + STREAM_STEP);
-                if offset == end {
-                    return Ok(None);
-                }
-                let bytes = layout.read_range(&blob, offset..end, Priority::Demand).await?;
-                Ok(Some((bytes, end)))
-            }
-        })
-        .boxed()
+        stream_in_steps(self, blob, STREAM_STEP)
     }
 }
 

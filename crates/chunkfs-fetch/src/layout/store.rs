@@ -10,16 +10,13 @@ use bytes::Bytes;
 use chunkfs_format::{BlobHasher, BlobId};
 use serde_json::Value;
 
-use super::index::LayoutIndex;
+use super::index::{INDEX_LEN_MAX, LayoutIndex, NewManifest, VERSION_TEXT};
 use crate::error::FetchError;
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::source::{BlobContent, BlobDescriptor, ManifestSelector, StoredManifest};
 
-/// The largest `index.json` that is read: some 50,000 tags.
-const INDEX_LEN_MAX: u64 = 16 << 20;
 const VERSION_LEN_MAX: u64 = 4096;
 const COPY_STEP: usize = 1 << 20;
-const VERSION_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 pub(super) struct Store {
     path: PathBuf,
@@ -107,24 +104,13 @@ impl Store {
         &self,
         selector: &ManifestSelector,
     ) -> Result<StoredManifest, FetchError> {
-        let index = self.read_index()?;
-        let entry = index.find(selector);
-        let found = entry.and_then(|entry| entry.blob).map(|blob| blob.id);
-        let id = match (selector, found) {
-            (ManifestSelector::Digest(id), _) => *id,
-            (_, Some(id)) => id,
-            (ManifestSelector::Tag(tag), None) => {
-                let what = format!("tag {tag} in {}", self.path.display());
-                return Err(FetchError::NotFound { what });
-            }
-        };
+        let (id, media_type) = self.read_index()?.find(selector, self.path.display())?;
         let bytes = read_limited(&self.blob_path(id), MANIFEST_LEN_MAX)?
             .ok_or_else(|| self.blob_not_found(id))?;
         let actual = BlobId::of(&bytes);
         if actual != id {
             return Err(FetchError::DigestMismatch { expected: id, actual });
         }
-        let media_type = entry.and_then(|entry| entry.media_type.clone());
         Ok(StoredManifest { id, media_type, bytes: bytes.into() })
     }
 
@@ -179,14 +165,10 @@ impl Store {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<BlobId, FetchError> {
-        let id = selector.check_content(&bytes)?;
-        let blob = BlobDescriptor { id, len: bytes.len() as u64 };
-        let json: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| FetchError::InvalidManifest { problem: error.to_string() })?;
-        let artifact_type = json.get("artifactType").and_then(Value::as_str);
-        self.put_blob(&blob, &BlobContent::Bytes(bytes))?;
-        self.update_index(|index| index.insert(selector, &blob, media_type, artifact_type))?;
-        Ok(id)
+        let manifest = NewManifest::parse(selector, media_type, &bytes)?;
+        self.put_blob(&manifest.blob, &BlobContent::Bytes(bytes))?;
+        self.update_index(|index| index.insert(&manifest))?;
+        Ok(manifest.blob.id)
     }
 
     /// Changes `index.json` under its lock; writes nothing if `change` returns false.

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chunkfs_format::BlobId;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
 use super::connect::Connect;
@@ -18,6 +18,7 @@ use super::range::Wanted;
 use super::store::Store;
 use crate::error::FetchError;
 use crate::layout::remote::{self, Expected, LayoutFiles, SmallFile};
+use crate::layout::stream_in_steps;
 use crate::reference::StoreReference;
 use crate::registry::limits::Limits;
 use crate::source::{
@@ -185,19 +186,7 @@ impl ImageSource for ObjectLayout {
     }
 
     fn stream_blob(&self, blob: &BlobDescriptor) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        let (layout, blob) = (self.clone(), *blob);
-        stream::try_unfold(0, move |offset| {
-            let layout = layout.clone();
-            async move {
-                let end = blob.len.min(offset + STREAM_STEP);
-                if offset == end {
-                    return Ok(None);
-                }
-                let bytes = layout.read_range(&blob, offset..end, Priority::Demand).await?;
-                Ok(Some((bytes, end)))
-            }
-        })
-        .boxed()
+        stream_in_steps(self, blob, STREAM_STEP)
     }
 }
 

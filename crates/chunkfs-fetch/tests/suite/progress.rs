@@ -6,20 +6,14 @@ use chunkfs_fetch::{BlobSource as _, Priority, RegistryReference, RegistrySource
 use chunkfs_testkit::{Fault, RangeServer};
 use futures::future::join_all;
 
-use crate::support::{add, options, ranges, read, source_with};
+use crate::support::{add, check_drip, check_shared_pause, options, ranges, read, source_with};
 
 #[tokio::test]
 async fn a_drip_counts_as_a_stall_and_is_resumed() {
     let server = RangeServer::start().await;
-    let (blob, content) = add(&server, 2000);
-    // 10 bytes in 50 ms are less than 1 KiB/s, so 300 ms pass before the connection is given up.
-    server.push_fault(Fault::Drip { piece_len: 10, pause: Duration::from_millis(50) });
+    let blob = add(&server, 2000);
     let source = source_with(&server, options().with_progress_timeout(Duration::from_millis(300)));
-    assert_eq!(read(&source, &blob, 0..2000).await.unwrap(), content);
-    let ranges = ranges(&server);
-    assert_eq!(ranges.len(), 2, "{ranges:?}");
-    let resumed: u64 = ranges[1]["bytes=".len()..ranges[1].len() - "-1999".len()].parse().unwrap();
-    assert!((1..200).contains(&resumed), "{resumed}");
+    check_drip(&server, &source, blob).await;
 }
 
 #[tokio::test]
@@ -89,16 +83,5 @@ async fn a_pause_is_shared_by_the_sources_of_all_images() {
         format!("docker://{}/other/image", server.address()).parse().unwrap();
     let second = RegistrySource::new(other, options).unwrap();
     server.add_blob("other/image", crate::support::content(100));
-    server.push_fault(Fault::retry_after(429, "1"));
-    let started = std::time::Instant::now();
-    let mut first_read = Box::pin(read(&first, &blob, 0..100));
-    // Until the pause is known.
-    while server.requests().iter().all(|request| request.status != 429) {
-        let _ = tokio::time::timeout(Duration::from_millis(1), &mut first_read).await;
-    }
-    let _ = tokio::time::timeout(Duration::from_millis(50), &mut first_read).await;
-    read(&second, &blob, 0..100).await.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(950), "{:?}", started.elapsed());
-    first_read.await.unwrap();
-    assert_eq!(server.requests().len(), 3);
+    check_shared_pause(&server, &blob, (&first, &second)).await;
 }

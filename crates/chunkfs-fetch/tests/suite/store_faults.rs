@@ -12,7 +12,9 @@ use chunkfs_testkit::{Fault, RangeServer};
 use tokio::runtime::Handle;
 
 use crate::stores::tag;
-use crate::support::{content, descriptor, ranges, whole_text};
+use crate::support::{
+    check_drip, check_shared_pause, content, descriptor, ranges, read, whole_text,
+};
 
 /// Options with short pauses, and timeouts that even a busy machine does not reach by accident.
 fn options() -> StoreOptions {
@@ -43,14 +45,6 @@ pub(crate) async fn add(server: &RangeServer, len: usize) -> (BlobDescriptor, By
     layout.put_manifest(&tag("v1"), "application/x", "{}".into()).await.unwrap();
     server.clear_requests();
     (blob, content)
-}
-
-async fn read(
-    layout: &ObjectLayout,
-    blob: &BlobDescriptor,
-    range: std::ops::Range<u64>,
-) -> Result<Bytes, FetchError> {
-    layout.read_range(blob, range, Priority::Demand).await
 }
 
 /// A layout that has served a read already, so that it is known to work.
@@ -115,15 +109,9 @@ async fn a_cut_body_is_resumed_at_the_byte_reached() {
 #[tokio::test]
 async fn a_drip_counts_as_a_stall_and_is_resumed() {
     let server = RangeServer::start().await;
-    let (blob, content) = add(&server, 2000).await;
-    // 10 bytes in 50 ms are less than 1 KiB/s, so 300 ms pass before the connection is given up.
-    server.push_fault(Fault::Drip { piece_len: 10, pause: Duration::from_millis(50) });
+    let blob = add(&server, 2000).await;
     let layout = store_with(&server, options().with_progress_timeout(Duration::from_millis(300)));
-    assert_eq!(read(&layout, &blob, 0..2000).await.unwrap(), content);
-    let ranges = ranges(&server);
-    assert_eq!(ranges.len(), 2, "{ranges:?}");
-    let resumed: u64 = ranges[1]["bytes=".len()..ranges[1].len() - "-1999".len()].parse().unwrap();
-    assert!((1..200).contains(&resumed), "{resumed}");
+    check_drip(&server, &layout, blob).await;
 }
 
 #[tokio::test]
@@ -275,6 +263,27 @@ async fn damaged_bytes_are_read_three_times_more() {
 }
 
 #[tokio::test]
+async fn a_damaged_manifest_is_read_three_times_more() {
+    let server = RangeServer::start().await;
+    add(&server, 100).await;
+    let layout = store_with(&server, options());
+    for _ in 0..3 {
+        server.push_fault(Fault::FlipBit { bit: 1 });
+    }
+    assert_eq!(layout.fetch_manifest(&tag("v1")).await.unwrap().bytes, "{}");
+    assert_eq!(server.requests().len(), 1 + 4);
+    server.clear_requests();
+    // The index is not verified by a digest; only the manifest is damaged.
+    server.set_script(|request| match request.is_blob_read() {
+        true => vec![Fault::FlipBit { bit: 1 }],
+        false => Vec::new(),
+    });
+    let error = layout.fetch_manifest(&tag("v1")).await.unwrap_err();
+    assert!(matches!(error, FetchError::DigestMismatch { .. }), "{error}");
+    assert_eq!(server.requests().len(), 1 + 4);
+}
+
+#[tokio::test]
 async fn small_files_are_read_again_too() {
     let server = RangeServer::start().await;
     add(&server, 100).await;
@@ -295,18 +304,7 @@ async fn a_pause_is_shared_by_the_layouts_of_all_images() {
     let (blob, _) = add(&server, 100).await;
     let options = options();
     let (first, second) = (store_with(&server, options.clone()), store_with(&server, options));
-    server.push_fault(Fault::retry_after(429, "1"));
-    let started = Instant::now();
-    let mut first_read = Box::pin(read(&first, &blob, 0..100));
-    // Until the pause is known.
-    while server.requests().iter().all(|request| request.status != 429) {
-        let _ = tokio::time::timeout(Duration::from_millis(1), &mut first_read).await;
-    }
-    let _ = tokio::time::timeout(Duration::from_millis(50), &mut first_read).await;
-    read(&second, &blob, 0..100).await.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(950), "{:?}", started.elapsed());
-    first_read.await.unwrap();
-    assert_eq!(server.requests().len(), 3);
+    check_shared_pause(&server, &blob, (&first, &second)).await;
 }
 
 #[tokio::test]

@@ -33,11 +33,12 @@ pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
     }
     match error {
         Error::NotFound { .. } => FetchError::NotFound { what: format!("{what} in {place}") },
-        Error::PermissionDenied { .. } => {
-            FetchError::Forbidden { host: place.to_owned(), what: what.to_owned() }
+        Error::PermissionDenied { source, .. } => {
+            let code = code(&*source).map_or(String::new(), |code| format!(" ({code})"));
+            FetchError::Forbidden { host: place.to_owned(), what: format!("{what}{code}") }
         }
-        Error::Unauthenticated { .. } => {
-            let detail = "the store does not know who asks".to_owned();
+        Error::Unauthenticated { source, .. } => {
+            let detail = code(&*source).unwrap_or("the store does not know who asks".to_owned());
             FetchError::Unauthorized { host: place.to_owned(), detail }
         }
         Error::NotSupported { source } => {
@@ -57,6 +58,14 @@ pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
             FetchError::Transport { url: place.to_owned(), source }
         }
     }
+}
+
+/// Returns the store's code for a refusal: `answer` made it the body, with which the text ends.
+fn code(error: &dyn std::error::Error) -> Option<String> {
+    let text = error.to_string();
+    let (_, code) = text.rsplit_once(": ")?;
+    let is_code = !code.is_empty() && code.chars().all(|c| c.is_ascii_alphanumeric());
+    is_code.then(|| code.to_owned())
 }
 
 /// Leaves out query strings and control characters, and cuts long texts.
@@ -104,6 +113,16 @@ mod tests {
         assert!(error.is_retryable());
         let text = format!("{error} {error:?} {}", std::error::Error::source(&error).unwrap());
         assert!(!text.contains("secret") && text.contains("http://h/p failed"), "{text}");
+        for (text, expected) in [
+            ("status code: 403 Forbidden: AccessDenied", "blob x (AccessDenied)"),
+            ("status code: 403 Forbidden: ", "blob x"),
+            ("status code: 403 Forbidden: <Error>secret", "blob x"),
+        ] {
+            let (path, source) = (String::new(), Box::new(StoreFailure(text.to_owned())));
+            let error = failure("s3://b", "blob x", Error::PermissionDenied { path, source });
+            let FetchError::Forbidden { what, .. } = error else { panic!("{error}") };
+            assert_eq!(what, expected);
+        }
         let source = Box::new(StoreFailure(String::new()));
         let error = failure("s3://b", "blob x", Error::NotFound { path: String::new(), source });
         assert_eq!(error.to_string(), "blob x in s3://b does not exist");

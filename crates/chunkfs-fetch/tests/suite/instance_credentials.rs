@@ -170,3 +170,27 @@ async fn without_metadata_the_error_names_where_it_should_be() {
     let error = layout.resolve(None).await.unwrap_err();
     assert!(whole_text(&error).contains("/latest/api/token"), "{}", whole_text(&error));
 }
+
+#[tokio::test]
+async fn errors_tell_the_code_of_an_answer_and_no_more_of_it() {
+    let store = Metadata::start().await;
+    let settings = [
+        ("AWS_ENDPOINT", store.url("")),
+        ("AWS_SKIP_SIGNATURE", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+    ];
+    let options = StoreOptions::new(Handle::current()).with_settings(settings).with_retries_max(0);
+    let layout = ObjectLayout::connect(&"s3://bucket/x".parse().unwrap(), options).unwrap();
+    for (status, code) in [
+        ("400 Bad Request", "ExpiredToken"),
+        ("400 Bad Request", "InvalidArgument"),
+        ("403 Forbidden", "AccessDenied"),
+        ("401 Unauthorized", "AccessDenied"),
+        ("503 Service Unavailable", "SlowDown"),
+    ] {
+        let body = format!("<Error><Code>{code}</Code><Token-0>secret</Token-0></Error>");
+        store.set_with_status("GET /bucket/x/index.json", status, body);
+        let text = whole_text(&layout.resolve(None).await.unwrap_err());
+        assert!(text.contains(code) && !text.contains("secret"), "{text}");
+    }
+}

@@ -18,7 +18,7 @@ pub(crate) struct Metadata {
 
 #[derive(Default)]
 struct State {
-    texts: HashMap<String, String>,
+    answers: HashMap<String, (&'static str, String)>,
     requests: Vec<String>,
 }
 
@@ -44,7 +44,17 @@ impl Metadata {
 
     /// Sets the answer to a request such as `GET /path`; the others are answered with 404.
     pub(crate) fn set(&self, request: &str, text: impl Into<String>) {
-        self.state.lock().unwrap().texts.insert(request.to_owned(), text.into());
+        self.set_with_status(request, "200 OK", text);
+    }
+
+    pub(crate) fn set_with_status(
+        &self,
+        request: &str,
+        status: &'static str,
+        text: impl Into<String>,
+    ) {
+        let answer = (status, text.into());
+        self.state.lock().unwrap().answers.insert(request.to_owned(), answer);
     }
 
     /// Returns the requests since the last call: method, path without query, and proof.
@@ -65,13 +75,12 @@ impl Metadata {
             let (name, value) = line.split_once(": ")?;
             PROOFS.contains(&&*name.to_ascii_lowercase()).then(|| format!(" {value}"))
         });
-        let text = {
+        let answer = {
             let mut state = self.state.lock().unwrap();
             state.requests.push(format!("{request}{}", proof.unwrap_or_default()));
-            state.texts.get(&request).cloned()
+            state.answers.get(&request).cloned()
         };
-        let status = if text.is_some() { "200 OK" } else { "404 Not Found" };
-        let text = text.unwrap_or_default();
+        let (status, text) = answer.unwrap_or(("404 Not Found", String::new()));
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", text.len());
         let answer = format!("{head}Connection: close\r\n\r\n{text}");
         stream.write_all(answer.as_bytes()).await.ok()

@@ -1,17 +1,22 @@
-//! Real registries, named by environment variables: `CHUNKFS_TEST_REGISTRY` holds one or several
-//! of `HOST[:PORT]` or `USER:PASSWORD@HOST[:PORT]`, separated by spaces. If `CHUNKFS_TEST_REGISTRY_CA`
-//! names a PEM file, they are talked to by HTTPS, also on loopback, and its certificates are trusted.
+//! Real registries and stores, named by environment variables.
+//!
+//! `CHUNKFS_TEST_REGISTRY` holds one or several of `HOST[:PORT]` or `USER:PASSWORD@HOST[:PORT]`,
+//! separated by spaces. If `CHUNKFS_TEST_REGISTRY_CA` names a PEM file, they are talked to by HTTPS,
+//! also on loopback, and its certificates are trusted. `CHUNKFS_TEST_STORES` holds empty places such
+//! as `s3://BUCKET/PREFIX` in stores that compare versions in one step with the write, as all clouds
+//! do; their settings come from the usual variables.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chunkfs_fetch::{
     AnonymousCredentials, BlobContent, BlobDescriptor, BlobSource as _, Credential, Credentials,
-    Descriptor, ImageSink as _, ImageSource as _, ManifestSelector, Priority, RegistryReference,
-    RegistrySource, StaticCredentials, conformance,
+    Descriptor, ImageSink as _, ImageSource as _, ManifestSelector, ObjectLayout, Priority,
+    RegistryReference, RegistrySource, StaticCredentials, StoreOptions, conformance,
 };
 use chunkfs_format::BlobId;
 use futures::TryStreamExt as _;
+use tokio::runtime::Handle;
 
 use crate::support::{content, descriptor, options};
 
@@ -31,6 +36,29 @@ async fn a_real_registry_takes_and_serves_an_image() {
             None => (Arc::new(AnonymousCredentials), registry),
         };
         round_trip(host, credentials).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_store_takes_and_serves_a_layout() {
+    let Ok(stores) = std::env::var("CHUNKFS_TEST_STORES") else {
+        eprintln!("skipped: CHUNKFS_TEST_STORES names no store");
+        return;
+    };
+    for store in stores.split_whitespace() {
+        let variables = std::env::vars_os();
+        let settings = variables.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let options = StoreOptions::new(Handle::current()).with_settings(settings);
+        let layout = ObjectLayout::connect(&store.parse().unwrap(), options).unwrap();
+        crate::stores::fill(&layout).await;
+        conformance::run(&layout, &crate::stores::blobs()).await;
+        let content = content((20 << 20) + 1);
+        let blob = descriptor(&content);
+        layout.put_blob(&blob, BlobContent::Bytes(content.clone())).await.unwrap();
+        assert!(chunkfs_fetch::fetch_verified(&layout, &blob, blob.len).await.unwrap() == content);
+        crate::stores::tags_are_kept(&layout, 8).await;
     }
 }
 

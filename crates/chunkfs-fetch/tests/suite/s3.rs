@@ -84,6 +84,7 @@ async fn wrong_keys_are_told_without_their_value() {
     let text = format!("{layout:?} {}", crate::support::whole_text(&error));
     assert!(!text.contains("secret"), "{text}");
     assert!(text.contains("s3://bucket/images/x"), "{text}");
+    assert!(text.contains("(SignatureDoesNotMatch)"), "{text}");
 }
 
 #[tokio::test]

@@ -107,6 +107,19 @@ async fn a_cut_body_is_resumed_at_the_byte_reached() {
 }
 
 #[tokio::test]
+async fn a_refusal_in_the_middle_of_a_read_is_asked_about_at_the_byte_reached() {
+    for status in [403, 404] {
+        let server = RangeServer::start().await;
+        let (blob, content) = add(&server, 1000).await;
+        let layout = served(&server, &blob).await;
+        server.push_fault(Fault::CutBody { after: 7 });
+        server.push_fault(Fault::status(status));
+        assert_eq!(read(&layout, &blob, 200..500).await.unwrap(), content.slice(200..500));
+        assert_eq!(ranges(&server), ["bytes=200-499", "bytes=207-499", "bytes=207-499"]);
+    }
+}
+
+#[tokio::test]
 async fn a_drip_counts_as_a_stall_and_is_resumed() {
     let server = RangeServer::start().await;
     let blob = add(&server, 2000).await;

@@ -59,7 +59,9 @@ impl StoreOptions {
     ///
     /// Names that a store does not know are ignored, so that a whole environment can be given.
     /// Without keys the credentials of the instance, container or workload are used. Values are
-    /// never shown. A few things object_store takes from the environment of the process alone:
+    /// never shown. Configuration files of a cloud's tools (`~/.aws`) are not read.
+    ///
+    /// A few things object_store takes from the environment of the process alone:
     /// `GCE_METADATA_HOST`, `IDENTITY_HEADER`, `AZURITE_BLOB_STORAGE_URL`, and `HOME` for
     /// `.config/gcloud/application_default_credentials.json`.
     pub fn with_settings(
@@ -104,6 +106,8 @@ impl StoreOptions {
     }
 
     /// Sets how long a range read or a small request may take in all, retries included (60 s).
+    ///
+    /// Small requests to a store that has not yet answered any are given up after a sixth of this.
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self

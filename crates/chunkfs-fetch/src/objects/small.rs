@@ -1,10 +1,12 @@
 //! Reading small files whole, and what names and errors are made of.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore};
+use tokio::time::Instant;
 
 use super::failure::failure;
 use super::range::Progress;
@@ -13,6 +15,9 @@ use super::tries::Tries;
 use crate::error::FetchError;
 use crate::layout::remote::{FileVersion, SmallFile};
 use crate::source::Priority;
+
+/// Which part of the deadline the tries may take while it is not known whether the store works.
+const FIRST_CONTACT_SHARE: u32 = 6;
 
 impl Objects {
     /// Reads a small file whole within the deadline; `None` if there is none.
@@ -39,6 +44,7 @@ impl Objects {
         let path = self.path(path);
         // Nobody waits for a page of a file here: a few tries are enough.
         let mut tries = Tries::new(self, Priority::Prefetch);
+        let started = Instant::now();
         loop {
             let permit = self.limits.acquire(Priority::Demand).await?;
             let store = self.store.current();
@@ -53,6 +59,11 @@ impl Objects {
                 Err(error) => error,
             };
             progress.note_error(&error);
+            // Whoever has no keys, or the wrong endpoint, should not wait for long to learn it.
+            let is_first_contact = !self.has_served.load(Ordering::Relaxed);
+            if is_first_contact && started.elapsed() > self.options.deadline / FIRST_CONTACT_SHARE {
+                return Err(error);
+            }
             tries.after(error, &store, false).await?;
         }
     }

@@ -163,6 +163,36 @@ async fn keys_of_a_container_come_with_the_token_in_its_file() {
 }
 
 #[tokio::test]
+async fn keys_of_a_workload_come_for_the_token_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let token_path = folder.path().join("token");
+    std::fs::write(&token_path, "web-token").unwrap();
+    let answer = |key: &str| {
+        format!(
+            "<R><AssumeRoleWithWebIdentityResult><Credentials><SessionToken>s</SessionToken>\
+             <AccessKeyId>{key}</AccessKeyId><SecretAccessKey>secret-{key}</SecretAccessKey>\
+             <Expiration>{FAR}</Expiration>\
+             </Credentials></AssumeRoleWithWebIdentityResult></R>"
+        )
+    };
+    let workload = |metadata: &Metadata| {
+        metadata.set("POST /sts", answer("key-1"));
+        let settings = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token_path.to_str().unwrap().to_owned()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r".to_owned()),
+            ("AWS_ENDPOINT_URL_STS", metadata.url("/sts")),
+        ];
+        settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    };
+    let rig = Rig::new(FAR, workload).await;
+    rig.read().await.unwrap();
+    rig.keys.rotate("key-2", FAR);
+    rig.metadata.set("POST /sts", answer("key-2"));
+    rig.read().await.unwrap();
+    assert_eq!(rig.metadata.take_requests(), ["POST /sts"; 2]);
+}
+
+#[tokio::test]
 async fn without_metadata_the_error_names_where_it_should_be() {
     let metadata = Metadata::start().await;
     let options = StoreOptions::new(Handle::current()).with_settings(instance(&metadata));

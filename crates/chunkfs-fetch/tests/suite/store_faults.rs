@@ -297,6 +297,18 @@ async fn a_damaged_manifest_is_read_three_times_more() {
 }
 
 #[tokio::test]
+async fn a_store_that_never_answers_is_given_up_long_before_the_deadline() {
+    let server = RangeServer::start().await;
+    server.set_script(|_| vec![Fault::StallHead]);
+    let options = options()
+        .with_progress_timeout(Duration::from_millis(400))
+        .with_deadline(Duration::from_secs(6));
+    let error = store_with(&server, options).resolve(None).await.unwrap_err();
+    assert!(matches!(error, FetchError::Transport { .. }), "{error}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn small_files_are_read_again_too() {
     let server = RangeServer::start().await;
     add(&server, 100).await;

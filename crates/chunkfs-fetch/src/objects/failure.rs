@@ -44,6 +44,9 @@ pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
         Error::NotSupported { source } => {
             FetchError::Store { place: place.to_owned(), problem: clean(&source.to_string()) }
         }
+        Error::NotImplemented { .. } => {
+            FetchError::Store { place: place.to_owned(), problem: clean(&error.to_string()) }
+        }
         error => {
             let mut text = error.to_string();
             let mut cause = std::error::Error::source(&error);

@@ -2,7 +2,7 @@
 //!
 //! `connector` and `answer` (our HTTP client under object_store), `connect` and `settings` (from a
 //! reference to a store), `store` (the present one), `options`, `failure` (its errors become ours),
-//! `tries` (when a read is tried again), `range`, `small` and `upload` (the operations), `source`
+//! `tries` (when something is tried again), `range`, `small` and `upload` (the operations), `source`
 //! (the public type).
 
 mod answer;

@@ -36,6 +36,10 @@ use crate::task;
 /// Blobs appear whole, `index.json` is written last, and writers of it exclude each other where
 /// the store can compare versions (S3, GCS and Azure can); elsewhere the last one wins. An
 /// interrupted upload may leave invisible parts, which a rule of the bucket should expire.
+///
+/// A store that refuses what it has served before is set up anew, so that keys that were rotated,
+/// revoked, or outlived in a suspended machine are looked up again. That is not possible for a store
+/// that was given to [`new`](Self::new).
 #[derive(Clone)]
 pub struct ObjectLayout {
     objects: Arc<Objects>,

@@ -1,4 +1,4 @@
-//! When a read is tried again.
+//! When something is tried again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::source::Priority;
 /// How often an answer that may be wrong is asked for again.
 const DOUBTS_MAX: u32 = 4;
 
-/// How much failure one read still tolerates.
+/// How much failure one operation still tolerates.
 pub(super) struct Tries<'a> {
     objects: &'a Objects,
     patience: Patience,

@@ -8,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use chunkfs_format::{BlobHasher, BlobId};
 use object_store::{
-    Error, MultipartUpload as _, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    Error, MultipartUpload as _, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
     UpdateVersion,
 };
 
 use super::source::Objects;
+use super::tries::Tries;
 use crate::error::FetchError;
 use crate::layout::remote::{Expected, blob_path};
-use crate::source::{BlobContent, BlobDescriptor};
+use crate::source::{BlobContent, BlobDescriptor, Priority};
 
 /// The length of parts; stores want at least 5 MiB, and all but the last equal.
 const PART_LEN: u64 = 8 << 20;
@@ -25,17 +26,21 @@ const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
 impl Objects {
     /// Returns whether the store holds a blob of the right length.
     pub(super) async fn has_blob(&self, blob: &BlobDescriptor) -> Result<bool, FetchError> {
-        let path = self.path(&blob_path(blob.id));
-        let store = self.store.current();
-        let head = store.head(&path);
-        match self.in_time(head).await? {
-            Ok(meta) => Ok(meta.size == blob.len),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(self.failure(&format!("blob {}", blob.id), error)),
-        }
+        let path = &self.path(&blob_path(blob.id));
+        self.patiently(|store| async move {
+            match self.in_time(store.head(path)).await? {
+                Ok(meta) => Ok(meta.size == blob.len),
+                Err(Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(self.failure(&format!("blob {}", blob.id), error)),
+            }
+        })
+        .await
     }
 
     /// Writes a small file, if its version is the expected one.
+    ///
+    /// What was written but not confirmed makes a second try find another version: this returns
+    /// false then, and the caller sees that there is nothing left to do.
     pub(super) async fn put_small(
         &self,
         path: &str,
@@ -49,28 +54,34 @@ impl Objects {
                 PutMode::Update(UpdateVersion { e_tag: version.e_tag, version: version.version })
             }
         };
-        match self.put_once(path, bytes.clone(), mode).await? {
-            Ok(_) => Ok(true),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+        match self.put_patiently(path, &bytes, &mode).await {
             // This store cannot compare: the last writer wins.
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
-                let put = self.put_once(path, bytes, PutMode::Overwrite).await?;
-                put.map(|_| true).map_err(|error| self.failure(path, error))
+            Err(FetchError::Status { status: 501, .. } | FetchError::Store { .. })
+                if mode != PutMode::Overwrite =>
+            {
+                self.put_patiently(path, &bytes, &PutMode::Overwrite).await
             }
-            Err(error) => Err(self.failure(path, error)),
+            result => result,
         }
     }
 
-    async fn put_once(
+    /// Returns false if another version is there than the expected one.
+    async fn put_patiently(
         &self,
         path: &str,
-        bytes: Bytes,
-        mode: PutMode,
-    ) -> Result<object_store::Result<object_store::PutResult>, FetchError> {
-        let options = PutOptions { mode, ..PutOptions::default() };
-        let path = self.path(path);
-        let store = self.store.current();
-        self.in_time(store.put_opts(&path, PutPayload::from_bytes(bytes), options)).await
+        bytes: &Bytes,
+        mode: &PutMode,
+    ) -> Result<bool, FetchError> {
+        self.patiently(|store| async move {
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            let (name, payload) = (self.path(path), PutPayload::from_bytes(bytes.clone()));
+            match self.in_time(store.put_opts(&name, payload, options)).await? {
+                Ok(_) => Ok(true),
+                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+                Err(error) => Err(self.failure(path, error)),
+            }
+        })
+        .await
     }
 
     /// Stores a blob. It appears under its name whole, because it is put at once or completed last.
@@ -79,28 +90,48 @@ impl Objects {
         blob: &BlobDescriptor,
         content: BlobContent,
     ) -> Result<(), FetchError> {
-        let content = Content::new(content)?;
+        let content = &Content::new(content)?;
         let actual = content.len;
         if actual != blob.len {
             return Err(FetchError::LenMismatch { blob: blob.id, expected: blob.len, actual });
         }
-        let path = blob_path(blob.id);
         if blob.len <= PART_LEN {
             let bytes = content.read(0, blob.len).await?;
             check(blob, BlobId::of(&bytes))?;
-            let put = self.put_once(&path, bytes, PutMode::Overwrite).await?;
-            return put.map(|_| ()).map_err(|error| self.failure(&path, error));
+            self.put_patiently(&blob_path(blob.id), &bytes, &PutMode::Overwrite).await?;
+            return Ok(());
         }
-        let path = self.path(&path);
-        let store = self.store.current();
-        let started = self.in_time(store.put_multipart(&path)).await?;
-        let mut upload = started.map_err(|error| self.failure(path.as_ref(), error))?;
-        let result = self.put_parts(blob, &content, &mut *upload).await;
-        if result.is_err() {
-            // What is left in the store if this fails, too, is invisible and costs space only.
-            let _ = self.in_time(upload.abort()).await;
+        let path = &self.path(&blob_path(blob.id));
+        self.patiently(|store| async move {
+            let started = self.in_time(store.put_multipart(path)).await?;
+            let mut upload = started.map_err(|error| self.failure(path.as_ref(), error))?;
+            let result = self.put_parts(blob, content, &mut *upload).await;
+            if result.is_err() {
+                // What is left in the store if this fails, too, is invisible and costs space only.
+                let _ = self.in_time(upload.abort()).await;
+            }
+            result
+        })
+        .await
+    }
+
+    /// Does something again after failures that may pass, but not after one that took too long.
+    async fn patiently<T, F: Future<Output = Result<T, FetchError>>>(
+        &self,
+        once: impl Fn(Arc<dyn ObjectStore>) -> F,
+    ) -> Result<T, FetchError> {
+        let mut tries = Tries::new(self, Priority::Prefetch);
+        loop {
+            let store = self.store.current();
+            match once(Arc::clone(&store)).await {
+                Ok(value) => {
+                    tries.succeeded();
+                    return Ok(value);
+                }
+                Err(error @ FetchError::Timeout { .. }) => return Err(error),
+                Err(error) => tries.after(error, &store, false).await?,
+            }
         }
-        result
     }
 
     async fn put_parts(

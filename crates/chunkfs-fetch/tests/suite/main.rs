@@ -18,6 +18,7 @@ mod real;
 mod redirects;
 mod s3;
 mod store_faults;
+mod store_writes;
 mod stores;
 mod storm;
 mod support;

@@ -140,6 +140,14 @@ impl BlobSource for Remembering {
     ) -> Result<Option<Bytes>, FetchError> {
         self.source.reread_range(blob, range, priority, damaged_count).await
     }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.source.holds_whole(blob)
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
+    }
 }
 
 #[async_trait]

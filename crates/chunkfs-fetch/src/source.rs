@@ -71,6 +71,18 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         }
         self.read_range(blob, range, priority).await.map(Some)
     }
+
+    /// Returns whether all of `blob` is here or on its way although only a range was asked for, so that
+    /// reading the rest costs nothing now and the transfer again later. The default is no.
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        let _ = blob;
+        false
+    }
+
+    /// Returns what people call this place in messages: a reference or a URL without secrets.
+    fn place(&self) -> String {
+        "its source".to_owned()
+    }
 }
 
 /// A blob source that also knows images: manifests by tag or digest.

@@ -146,6 +146,10 @@ impl BlobSource for ObjectLayout {
         let blob = *blob;
         self.run(|objects| async move { objects.read_range(&blob, range, priority).await }).await
     }
+
+    fn place(&self) -> String {
+        self.objects.place.clone()
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,7 @@
 //! One request: with authorization and, for reads, redirects, but without retries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -32,6 +33,8 @@ pub(super) struct Exchange {
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) counters: Arc<Counters>,
     pub(super) options: RegistryOptions,
+    /// Whether this repository was read from this place before, so that a refusal comes as a surprise.
+    has_served: AtomicBool,
 }
 
 /// A request to be sent.
@@ -66,6 +69,27 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Exchange {
+    pub(super) fn new(
+        client: Client,
+        origin: Arc<Origin>,
+        authorizer: Arc<Authorizer>,
+        counters: Arc<Counters>,
+        options: RegistryOptions,
+    ) -> Self {
+        let has_served = AtomicBool::new(false);
+        Self { client, origin, authorizer, counters, options, has_served }
+    }
+
+    /// Notes that a manifest or a part of a blob came.
+    pub(super) fn note_served(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether an error is one that this place may have given by mistake: it worked before.
+    pub(super) fn may_doubt(&self, error: &FetchError) -> bool {
+        error.is_doubtful() && self.has_served.load(Ordering::Relaxed)
+    }
+
     /// Sends a read and follows redirects. Returns the final answer and whether it was redirected.
     pub(super) async fn follow(
         &self,

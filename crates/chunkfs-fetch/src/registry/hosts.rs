@@ -1,4 +1,4 @@
-//! What is known of hosts: when they may be asked again.
+//! What is known of hosts: when they may be asked again, and what they make of ranges.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,8 @@ struct Host {
     /// Until when other places are preferred, because this one failed.
     avoid_until: Option<Instant>,
     failure_count: u32,
+    /// Whether a request for a range was answered with that range the last time.
+    honours_ranges: bool,
 }
 
 impl Hosts {
@@ -109,6 +111,16 @@ impl Hosts {
         let hosts = self.hosts();
         let avoid_until = hosts.get(host).and_then(|host| host.avoid_until);
         avoid_until.is_none_or(|avoid_until| avoid_until <= Instant::now())
+    }
+
+    /// Notes what a host made of a request for a range.
+    pub(super) fn note_ranges(&self, host: &str, honours_ranges: bool) {
+        self.change(host, |host| host.honours_ranges = honours_ranges);
+    }
+
+    /// Returns whether ranges of a blob that was not read yet can be expected to be readable.
+    pub(super) fn honours_ranges(&self, host: &str) -> bool {
+        self.hosts().get(host).is_some_and(|host| host.honours_ranges)
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Host)) {

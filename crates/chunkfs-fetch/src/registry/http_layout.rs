@@ -20,7 +20,7 @@ use super::exchange::{Outgoing, OutgoingBody};
 use super::options::RegistryOptions;
 use super::origin::Origin;
 use super::outgoing::{self, MemoryBody};
-use super::patience::Patience;
+use super::patience::{Patience, REREADS_MAX};
 use super::range::{RangeReader, RangeRequest};
 use super::stream;
 use crate::error::FetchError;
@@ -241,7 +241,7 @@ impl BlobSource for HttpLayout {
         self.run(|files| async move { files.reader.read(request).await }).await
     }
 
-    /// Reads once more, with a request that caches on the way must pass on.
+    /// Reads again, up to three times, with requests that caches on the way must pass on.
     async fn reread_range(
         &self,
         blob: &BlobDescriptor,
@@ -250,12 +250,20 @@ impl BlobSource for HttpLayout {
         damaged_count: NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
         blob.check_range(&range)?;
-        if damaged_count.get() > 1 {
+        if damaged_count.get() > REREADS_MAX {
             return Ok(None);
         }
         self.reader.exchange.counters.rereads.add(1);
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
         self.run(|files| async move { files.reader.read(request).await }).await.map(Some)
+    }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.reader.wholes.contains(blob)
+    }
+
+    fn place(&self) -> String {
+        self.place.clone()
     }
 }
 

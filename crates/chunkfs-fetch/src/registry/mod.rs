@@ -3,7 +3,7 @@
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
 //! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
 //! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
-//! they are needed), `range`, `whole`, `stream`,
+//! they are needed), `range`, `whole` (with `room` for its bytes), `stream`,
 //! `push` and `manifest` (the operations), `source` (the public type).
 
 mod ahead;
@@ -29,6 +29,7 @@ mod outgoing;
 pub(crate) mod patience;
 mod push;
 mod range;
+mod room;
 mod sites;
 mod source;
 mod stream;

@@ -11,6 +11,7 @@ use super::client;
 use super::credentials::{AnonymousCredentials, Credentials};
 use super::hosts::Hosts;
 use super::mirrors::{Mirror, Mirrors};
+use super::whole::WholeOptions;
 
 /// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
 ///
@@ -33,7 +34,7 @@ pub struct RegistryOptions {
     pub(super) backoff: Duration,
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
-    pub(super) whole_blobs_len_max: u64,
+    pub(super) whole_blobs: WholeOptions,
     pub(super) hedge_after: Option<Duration>,
     pub(super) hosts: Arc<Hosts>,
     pub(super) mirrors: Mirrors,
@@ -58,7 +59,7 @@ impl RegistryOptions {
             backoff: Duration::from_millis(100),
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
-            whole_blobs_len_max: 128 << 20,
+            whole_blobs: WholeOptions { memory_len_max: 128 << 20, folder: None },
             hedge_after: Some(Duration::from_secs(2)),
             hosts: Arc::default(),
             mirrors: Mirrors::default(),
@@ -179,10 +180,23 @@ impl RegistryOptions {
     }
 
     /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
-    /// (128 MiB). Larger blobs are read from their start for each range on such servers.
+    /// (128 MiB). Without [`with_whole_blobs_folder`](Self::with_whole_blobs_folder) larger blobs are
+    /// read from their start for each range on such servers.
     pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
-        self.whole_blobs_len_max = whole_blobs_len_max;
+        self.whole_blobs.memory_len_max = whole_blobs_len_max;
         self
+    }
+
+    /// Keeps whole blobs that are too large for memory in files of this folder, `len_max` bytes in
+    /// all. The files have no names and are gone with the source.
+    pub fn with_whole_blobs_folder(mut self, folder: impl Into<PathBuf>, len_max: u64) -> Self {
+        self.whole_blobs.folder = Some((folder.into(), len_max));
+        self
+    }
+
+    /// Returns whether there is a folder for whole blobs.
+    pub fn has_whole_blobs_folder(&self) -> bool {
+        self.whole_blobs.folder.is_some()
     }
 }
 
@@ -213,7 +227,7 @@ impl fmt::Debug for RegistryOptions {
             .field("backoff", &self.backoff)
             .field("user_agent", &self.user_agent)
             .field("root_certificates_count", &self.root_certificates_pem.len())
-            .field("whole_blobs_len_max", &self.whole_blobs_len_max)
+            .field("whole_blobs", &self.whole_blobs)
             .field("hedge_after", &self.hedge_after)
             .field("mirrors", &self.mirrors)
             .finish()

@@ -9,6 +9,10 @@ use crate::source::Priority;
 
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const RETRIES_MAX: u32 = 4;
+/// How often damaged bytes are read again from the last place that has them.
+pub(crate) const REREADS_MAX: u32 = 3;
+/// How often a place that has worked is asked again after it refused or answered something else.
+const DOUBTS_MAX: u32 = 4;
 /// How often one read may be continued after answers that brought some of the bytes.
 const STEPS_MAX: u32 = 64;
 
@@ -16,14 +20,19 @@ const STEPS_MAX: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Patience {
     retries_left: u32,
+    doubts_left: u32,
     steps_left: u32,
     backoff: Duration,
 }
 
 impl Patience {
     pub(super) fn new(options: &RegistryOptions) -> Self {
-        let retries_left = options.retries_max.unwrap_or(RETRIES_MAX);
-        Self { retries_left, steps_left: STEPS_MAX, backoff: options.backoff }
+        Self::with_retries(options.retries_max.unwrap_or(RETRIES_MAX), options.backoff)
+    }
+
+    fn with_retries(retries_left: u32, backoff: Duration) -> Self {
+        let doubts_left = retries_left.min(DOUBTS_MAX);
+        Self { retries_left, doubts_left, steps_left: STEPS_MAX, backoff }
     }
 
     /// Returns the patience of a range read, which has a deadline around it.
@@ -43,7 +52,7 @@ impl Patience {
         priority: Priority,
     ) -> Self {
         let default = if priority == Priority::Demand { u32::MAX } else { RETRIES_MAX };
-        Self { retries_left: retries_max.unwrap_or(default), steps_left: STEPS_MAX, backoff }
+        Self::with_retries(retries_max.unwrap_or(default), backoff)
     }
 
     /// Waits before the next try, or returns the error if there is to be none.
@@ -62,10 +71,22 @@ impl Patience {
             return self.step(error);
         }
         self.retries_left = self.retries_left.checked_sub(1).ok_or(error)?;
+        self.pause().await;
+        Ok(())
+    }
+
+    /// Waits before a place that has worked is asked again although it refused, or answered something
+    /// else than what was asked; returns the error if it did so too often.
+    pub(crate) async fn doubt(&mut self, error: FetchError) -> Result<(), FetchError> {
+        self.doubts_left = self.doubts_left.checked_sub(1).ok_or(error)?;
+        self.pause().await;
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
         let pause = jittered(self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         tokio::time::sleep(pause).await;
-        Ok(())
     }
 
     /// Counts a step that brought some of the bytes; `error` is returned if there were too many.

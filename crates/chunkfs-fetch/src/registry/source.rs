@@ -138,6 +138,14 @@ impl BlobSource for RegistrySource {
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
         self.run(move |sites| async move { sites.reread(request, damaged_count).await }).await
     }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.sites.hold_whole(blob)
+    }
+
+    fn place(&self) -> String {
+        self.reference.to_string()
+    }
 }
 
 #[async_trait]

@@ -36,6 +36,50 @@ async fn final_failures_are_not_retried() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_what_worked_before_is_doubted() {
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let lying = vec![header("Content-Length", "1000")];
+    let challenge = vec![header("WWW-Authenticate", "Basic realm=\"x\"")];
+    for fault in [
+        Fault::status(400),
+        Fault::status(401),
+        Fault::Status { status: 401, headers: challenge },
+        Fault::status(403),
+        Fault::status(404),
+        Fault::Status { status: 416, headers: lying },
+        Fault::status(501),
+        Fault::ContentEncoding("gzip".to_owned()),
+        Fault::ShiftedRange { by: 1 },
+    ] {
+        let server = RangeServer::start().await;
+        let (blob, content) = add(&server, 100);
+        let source = source(&server);
+        read(&source, &blob, 0..1).await.unwrap();
+        for _ in 0..3 {
+            server.push_fault(fault.clone());
+        }
+        assert_eq!(read(&source, &blob, 5..50).await.unwrap(), content.slice(5..50), "{fault:?}");
+        let asked: Vec<_> = server.requests().into_iter().map(|read| read.cache_control).collect();
+        let around = Some("no-cache".to_owned());
+        assert_eq!(asked, [None, None, around.clone(), around.clone(), around], "{fault:?}");
+        server.set_script(move |_| vec![fault.clone()]);
+        read(&source, &blob, 0..1).await.unwrap_err();
+        assert_eq!(server.requests().len(), 5 + 5);
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_is_an_error_soon() {
+    let reference = "docker://no-such-registry.invalid/library/test:v1".parse().unwrap();
+    let source = chunkfs_fetch::RegistrySource::new(reference, options()).unwrap();
+    let tag = ManifestSelector::Tag("v1".to_owned());
+    let error = source.fetch_manifest(&tag).await.unwrap_err();
+    let FetchError::Transport { url, .. } = &error else { panic!("{error}") };
+    assert_eq!(url, "https://no-such-registry.invalid/v2/library/test/manifests/v1");
+    assert_eq!(source.counters().retries, 4);
+}
+
+#[tokio::test]
 async fn retries_are_bounded() {
     let server = RangeServer::start().await;
     let (blob, _) = add(&server, 100);

@@ -234,9 +234,6 @@ impl BlobSource for HttpLayout {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
         self.run(|files| async move { files.reader.read(request).await }).await
     }

@@ -40,7 +40,7 @@ pub(super) struct RangeReader {
 #[derive(Debug, Clone)]
 pub(super) struct RangeRequest {
     pub(super) blob: BlobDescriptor,
-    /// Not empty, and within the blob.
+    /// Within the blob.
     pub(super) range: Range<u64>,
     pub(super) priority: Priority,
     /// Whether what came before was damaged, so that caches must be passed by.
@@ -101,6 +101,9 @@ impl RangeReader {
 
     /// Reads exactly the range within the deadline.
     pub(super) async fn read(&self, request: RangeRequest) -> Result<Bytes, FetchError> {
+        if request.range.is_empty() {
+            return Ok(Bytes::new());
+        }
         let after = self.exchange.options.deadline;
         let what = request.blob.id;
         let progress = Arc::new(Progress::default());

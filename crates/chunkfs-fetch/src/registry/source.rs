@@ -119,9 +119,6 @@ impl BlobSource for RegistrySource {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
         self.run(move |sites| async move { sites.read(request).await }).await
     }

@@ -89,6 +89,11 @@ pub(super) fn transport_error(url: &Url, error: reqwest::Error) -> FetchError {
     FetchError::Transport { url: redacted(url), source: Arc::new(error) }
 }
 
+/// Returns whether an error of reqwest says that no connection could be made.
+pub(super) fn is_connect(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
+}
+
 /// Returns whether a TLS handshake failed because the server answered with something else.
 fn speaks_plain_http(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);

@@ -13,7 +13,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 use super::authorizer::{Access, Authorization, Authorizer};
 use super::body::{Body, stalled};
 use super::challenge::Challenge;
-use super::client::transport_error;
+use super::client::{is_connect, transport_error};
 use super::counters::Counters;
 use super::credentials::CredentialsReason;
 use super::options::RegistryOptions;
@@ -179,8 +179,12 @@ impl Exchange {
                 .header(CONTENT_LENGTH, body.len())
                 .body(reqwest::Body::wrap_stream(body.open()));
         }
-        let response = self.with_progress(request, builder.send()).await?;
         let (hosts, backoff) = (&self.options.hosts, self.options.backoff);
+        let response = self.with_progress(request, builder.send()).await.inspect_err(|error| {
+            if matches!(error, FetchError::Transport { source, .. } if is_connect(&**source)) {
+                hosts.note_unreachable(&host, backoff);
+            }
+        })?;
         hosts.note_answer(&host, response.status(), response.headers(), backoff);
         Ok(Body::new(response, request.url.clone(), self.options.progress_timeout))
     }

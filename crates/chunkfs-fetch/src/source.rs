@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 
 /// How urgent a read is. Demand reads are served before prefetch reads.
@@ -77,6 +78,11 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     fn holds_whole(&self, blob: BlobId) -> bool {
         let _ = blob;
         false
+    }
+
+    /// Returns what this source has done so far. The default counts nothing.
+    fn counters(&self) -> FetchCounters {
+        FetchCounters::default()
     }
 
     /// Returns what people call this place in messages: a reference or a URL without secrets.

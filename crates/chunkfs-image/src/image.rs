@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use chunkfs_cache::{Cache, CacheDomain, CacheError, CachedImage, ChunkRequest, Loader};
 use chunkfs_fetch::{
-    BlobDescriptor, BlobSource, ConvertedManifest, FetchError, ImageSource, fetch_verified,
+    BlobDescriptor, BlobSource, ConvertedManifest, FetchCounters, FetchError, ImageSource,
+    fetch_verified,
 };
 use chunkfs_format::{BlobId, ImageId};
 use chunkfs_index::{ChunkIndex, Index};
@@ -173,6 +174,11 @@ impl Image {
             read_bytes: self.inner.read_len.load(Ordering::Relaxed),
             read_errors: self.inner.read_error_count.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns what the source of the image has done so far, for all who use it.
+    pub fn source_counters(&self) -> FetchCounters {
+        self.inner.source.counters()
     }
 
     /// Fetches the configuration of the original image: an OCI image config in JSON, verified.

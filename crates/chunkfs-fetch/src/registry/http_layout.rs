@@ -15,7 +15,6 @@ use reqwest::header::{
 use reqwest::{Method, StatusCode};
 
 use super::authorizer::Access;
-use super::counters::FetchCounters;
 use super::exchange::{Outgoing, OutgoingBody};
 use super::options::RegistryOptions;
 use super::origin::Origin;
@@ -23,6 +22,7 @@ use super::outgoing::{self, MemoryBody};
 use super::patience::{Patience, REREADS_MAX};
 use super::range::{RangeReader, RangeRequest};
 use super::stream;
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::layout::remote::{self, Expected, FileVersion, LayoutFiles, SmallFile, blob_path};
 use crate::reference::{StoreReference, StoreScheme};
@@ -257,6 +257,10 @@ impl BlobSource for HttpLayout {
 
     fn holds_whole(&self, blob: BlobId) -> bool {
         self.reader.wholes.contains(blob)
+    }
+
+    fn counters(&self) -> FetchCounters {
+        Self::counters(self)
     }
 
     fn place(&self) -> String {

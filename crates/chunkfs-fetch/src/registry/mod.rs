@@ -37,7 +37,6 @@ mod token;
 mod turnstile;
 mod whole;
 
-pub use counters::{FetchCounters, PriorityCounters};
 pub use credentials::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, StaticCredentials,
 };

@@ -180,15 +180,15 @@ impl RegistryOptions {
     }
 
     /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
-    /// (128 MiB). Without [`with_whole_blobs_folder`](Self::with_whole_blobs_folder) larger blobs are
-    /// read from their start for each range on such servers.
+    /// (128 MiB), where there is no [folder](Self::with_whole_blobs_folder) for them. Blobs that are
+    /// larger are read from their start for each range on such servers.
     pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
         self.whole_blobs.memory_len_max = whole_blobs_len_max;
         self
     }
 
-    /// Keeps whole blobs that are too large for memory in files of this folder, `len_max` bytes in
-    /// all. The files have no names and are gone with the source.
+    /// Keeps whole blobs in files of this folder instead of in memory, `len_max` bytes in all. The files
+    /// have no names and are gone with the source.
     pub fn with_whole_blobs_folder(mut self, folder: impl Into<PathBuf>, len_max: u64) -> Self {
         self.whole_blobs.folder = Some((folder.into(), len_max));
         self

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
-use super::counters::FetchCounters;
 use super::options::RegistryOptions;
 use super::range::RangeRequest;
 use super::sites::Sites;
 use super::stream;
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::reference::RegistryReference;
 use crate::source::{
@@ -138,6 +138,10 @@ impl BlobSource for RegistrySource {
 
     fn holds_whole(&self, blob: BlobId) -> bool {
         self.sites.hold_whole(blob)
+    }
+
+    fn counters(&self) -> FetchCounters {
+        Self::counters(self)
     }
 
     fn place(&self) -> String {

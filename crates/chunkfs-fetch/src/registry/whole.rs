@@ -39,7 +39,7 @@ pub(super) struct Wholes {
 #[derive(Debug, Clone)]
 pub(super) struct WholeOptions {
     pub(super) memory_len_max: u64,
-    /// A folder for blobs that are too large for memory, and how many bytes they may have together.
+    /// A folder for blobs instead of memory, and how many bytes they may have together there.
     pub(super) folder: Option<(PathBuf, u64)>,
 }
 
@@ -108,12 +108,12 @@ impl Wholes {
     ) -> Result<Arc<Transfer>, Box<Body>> {
         let mut entries = self.entries();
         let folder = self.options.folder.as_ref().filter(|_| self.folder_works());
-        let folder = if make_room(&mut entries, true, blob.len, self.options.memory_len_max) {
-            None
-        } else if let Some((folder, len_max)) = folder
+        let folder = if let Some((folder, len_max)) = folder
             && make_room(&mut entries, false, blob.len, *len_max)
         {
             Some(folder.clone())
+        } else if make_room(&mut entries, true, blob.len, self.options.memory_len_max) {
+            None
         } else {
             return Err(Box::new(answer));
         };

@@ -162,7 +162,7 @@ async fn a_whole_answer_that_cannot_be_kept_is_cut_out_one_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whole_blobs_that_are_too_large_for_memory_are_kept_in_a_folder() {
+async fn whole_blobs_are_kept_in_a_folder_if_there_is_one() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, (3 << 20) + 17);
     let (second, _) = add(&server, 2 << 20);

@@ -84,8 +84,8 @@ async fn what_comes_because_a_server_gives_no_parts_is_kept() {
         Cache::open(options.with_memory_len_max(0))
     };
     let first = cache();
-    // Too large for memory, so that the blob lies in the cache's folder meanwhile.
-    let registry = RegistryOptions::new(Handle::current()).with_whole_blobs_len_max(1000);
+    // Not in memory, so the blob lies in the cache's folder meanwhile.
+    let registry = RegistryOptions::new(Handle::current()).with_whole_blobs_len_max(0);
     let options = plain_options().with_registry(registry);
     let name = reference(server.address(), ":image");
     let image = Image::open(&name, &first, options.clone()).await.unwrap();

@@ -127,6 +127,7 @@ impl Files {
         let version = e_tag.map(|e_tag| FileVersion { e_tag: Some(e_tag), version: None });
         let received = &exchange.counters.of(Priority::Demand).bytes_received;
         let bytes = answer.read_limited(len_max, received).await?;
+        exchange.note_served();
         Ok(Some(SmallFile { bytes, version }))
     }
 

@@ -1,6 +1,6 @@
 //! OCI registries over HTTP, and layouts on web servers by the same rules.
 //!
-//! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
+//! From the bottom up: `origin` (which URLs are allowed), `client` (TLS, `proxy` and reqwest), `limits`
 //! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
 //! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
 //! they are needed), `range`, `whole` (with `room` for its bytes), `stream`,
@@ -27,6 +27,7 @@ mod options;
 mod origin;
 mod outgoing;
 pub(crate) mod patience;
+mod proxy;
 mod push;
 mod range;
 mod room;

@@ -34,6 +34,7 @@ pub struct RegistryOptions {
     pub(super) backoff: Duration,
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
+    pub(super) proxies: Vec<(String, String)>,
     pub(super) whole_blobs: WholeOptions,
     pub(super) hedge_after: Option<Duration>,
     pub(super) hosts: Arc<Hosts>,
@@ -59,6 +60,7 @@ impl RegistryOptions {
             backoff: Duration::from_millis(100),
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
+            proxies: Vec::new(),
             whole_blobs: WholeOptions { memory_len_max: 128 << 20, folder: None },
             hedge_after: Some(Duration::from_secs(2)),
             hosts: Arc::default(),
@@ -179,6 +181,18 @@ impl RegistryOptions {
         self
     }
 
+    /// Uses HTTP proxies by the names of the usual environment variables, in any case: `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY`, and `NO_PROXY` for the hosts that are asked directly, as this machine
+    /// always is. Other names are ignored, so that a whole environment can be given.
+    pub fn with_proxies(
+        mut self,
+        settings: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let settings = settings.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.proxies.extend(settings);
+        self
+    }
+
     /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
     /// (128 MiB), where there is no [folder](Self::with_whole_blobs_folder) for them. Blobs that are
     /// larger are read from their start for each range on such servers.
@@ -207,6 +221,7 @@ impl RegistryOptions {
             idle_max: self.connections_max,
             user_agent: &self.user_agent,
             root_certificates_pem: &self.root_certificates_pem,
+            proxies: &self.proxies,
             needs_roots,
         }
     }
@@ -226,6 +241,7 @@ impl fmt::Debug for RegistryOptions {
             .field("retries_max", &self.retries_max)
             .field("backoff", &self.backoff)
             .field("user_agent", &self.user_agent)
+            .field("proxies_count", &self.proxies.len())
             .field("root_certificates_count", &self.root_certificates_pem.len())
             .field("whole_blobs", &self.whole_blobs)
             .field("hedge_after", &self.hedge_after)

@@ -8,6 +8,7 @@ mod faults;
 mod layout;
 mod mirrors;
 mod progress;
+mod proxies;
 mod push;
 mod ranges;
 mod real;

@@ -33,7 +33,7 @@ pub(super) struct Exchange {
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) counters: Arc<Counters>,
     pub(super) options: RegistryOptions,
-    /// Whether this repository was read from this place before, so that a refusal comes as a surprise.
+    /// Whether this place worked for this repository before, so that a refusal comes as a surprise.
     has_served: AtomicBool,
 }
 
@@ -80,7 +80,7 @@ impl Exchange {
         Self { client, origin, authorizer, counters, options, has_served }
     }
 
-    /// Notes that a manifest or a part of a blob came.
+    /// Notes that a manifest or a part of a blob came, or that an upload began.
     pub(super) fn note_served(&self) {
         self.has_served.store(true, Ordering::Relaxed);
     }

@@ -76,6 +76,8 @@ impl Exchange {
         loop {
             match self.upload(blob, &*body).await {
                 Ok(()) => return Ok(()),
+                // An upload that began was allowed: what is lost on its way can be sent again.
+                Err(error) if self.may_doubt(&error) => patience.doubt(error).await?,
                 Err(error) => patience.after(error, false).await?,
             }
             self.counters.retries.add(1);
@@ -95,6 +97,7 @@ impl Exchange {
         if answer.status() != StatusCode::ACCEPTED {
             return Err(answer.into_error(&what).await);
         }
+        self.note_served();
         let mut url: Url = self.location(&answer)?;
         drop(answer);
         url.query_pairs_mut().append_pair("digest", &blob.id.to_string());

@@ -334,24 +334,27 @@ impl FetchError {
         )
     }
 
-    /// Returns whether a server that worked a moment ago may have said this by mistake: a refusal,
-    /// or an answer that is not the one asked for.
+    /// Returns whether a server may have said this by mistake: a refusal, or an answer that is not the
+    /// one asked for.
     #[cfg(feature = "registry")]
     pub(crate) fn is_doubtful(&self) -> bool {
         matches!(
             self,
             Self::NotFound { .. }
-                | Self::Unauthorized { .. }
                 | Self::Forbidden { .. }
-                | Self::Credentials { .. }
                 | Self::OutOfRange { .. }
                 | Self::Status { .. }
-                | Self::Redirect { .. }
                 | Self::Protocol { .. }
                 | Self::LenMismatch { .. }
                 | Self::RangeMismatch { .. }
                 | Self::ContentEncoding { .. }
-        )
+        ) && !self.is_retryable()
+    }
+
+    /// Returns whether credentials are missing or do not work.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Credentials { .. })
     }
 
     /// Wraps the failure of a `Credentials` implementation for `host`.

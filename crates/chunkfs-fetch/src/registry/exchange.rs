@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::credentials::CredentialsReason;
 use super::options::RegistryOptions;
 use super::origin::{Origin, host_of, redacted};
+use super::patience::Patience;
 use crate::error::FetchError;
 use crate::source::Priority;
 
@@ -85,9 +86,28 @@ impl Exchange {
         self.has_served.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether an error is one that this place may have given by mistake: it worked before.
-    pub(super) fn may_doubt(&self, error: &FetchError) -> bool {
-        error.is_doubtful() && self.has_served.load(Ordering::Relaxed)
+    /// Waits before the next try of an operation that failed, or returns the error if there is to be
+    /// none.
+    ///
+    /// What may pass is tried again. So are, a few times, refusals and answers to another question; and
+    /// credentials that worked before, because they are being replaced. Credentials that never worked
+    /// are not: too many tries lock accounts.
+    pub(super) async fn wait_after(
+        &self,
+        patience: &mut Patience,
+        error: FetchError,
+        has_progressed: bool,
+    ) -> Result<(), FetchError> {
+        let has_worked = self.has_served.load(Ordering::Relaxed);
+        if error.is_about_credentials() && has_worked {
+            patience.again(error).await?;
+        } else if error.is_doubtful() {
+            patience.doubt(error, has_worked).await?;
+        } else {
+            patience.after(error, has_progressed).await?;
+        }
+        self.counters.retries.add(1);
+        Ok(())
     }
 
     /// Sends a read and follows redirects. Returns the final answer and whether it was redirected.

@@ -195,9 +195,10 @@ impl Files {
         loop {
             match self.put_once(&blob_path(blob.id), &*body, &Expected::Anything).await {
                 Ok(_) => return Ok(()),
-                Err(error) => patience.after(error, false).await?,
+                Err(error) => {
+                    self.reader.exchange.wait_after(&mut patience, error, false).await?;
+                }
             }
-            self.reader.exchange.counters.retries.add(1);
         }
     }
 

@@ -118,7 +118,9 @@ impl Exchange {
             request.headers.insert(ACCEPT, HeaderValue::from_static(IMAGE_INDEX_MEDIA_TYPE));
             let answer = self.send(&request).await?;
             if answer.status() != StatusCode::OK {
-                return Err(answer.into_error(&what).await);
+                // A registry without this API may answer anything.
+                let error = answer.into_error(&what).await;
+                return if error.is_retryable() { Err(error) } else { Ok(Bytes::new()) };
             }
             let received = &self.counters.of(Priority::Demand).bytes_received;
             answer.read_limited(MANIFEST_LEN_MAX, received).await
@@ -167,9 +169,8 @@ impl Exchange {
             loop {
                 match work().await {
                     Ok(value) => return Ok(value),
-                    Err(error) => patience.after(error, false).await?,
+                    Err(error) => self.wait_after(&mut patience, error, false).await?,
                 }
-                self.counters.retries.add(1);
             }
         };
         let after = self.options.deadline;

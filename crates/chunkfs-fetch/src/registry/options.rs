@@ -35,6 +35,8 @@ pub struct RegistryOptions {
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
     pub(super) proxies: Vec<(String, String)>,
+    /// Whether these options are those of a mirror, which others stand behind.
+    pub(super) is_of_mirror: bool,
     pub(super) whole_blobs: WholeOptions,
     pub(super) hedge_after: Option<Duration>,
     pub(super) hosts: Arc<Hosts>,
@@ -61,6 +63,7 @@ impl RegistryOptions {
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
             proxies: Vec::new(),
+            is_of_mirror: false,
             whole_blobs: WholeOptions { memory_len_max: 128 << 20, folder: None },
             hedge_after: Some(Duration::from_secs(2)),
             hosts: Arc::default(),

@@ -76,11 +76,8 @@ impl Exchange {
         loop {
             match self.upload(blob, &*body).await {
                 Ok(()) => return Ok(()),
-                // An upload that began was allowed: what is lost on its way can be sent again.
-                Err(error) if self.may_doubt(&error) => patience.doubt(error).await?,
-                Err(error) => patience.after(error, false).await?,
+                Err(error) => self.wait_after(&mut patience, error, false).await?,
             }
-            self.counters.retries.add(1);
         }
     }
 

@@ -170,23 +170,22 @@ impl RangeReader {
                 Ok(()) => wanted.truncated(&self.exchange),
                 Err(error) => error,
             };
-            self.exchange.counters.retries.add(1);
             let last = Some(error.clone());
             *wanted.progress.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last;
             if matches!(error, FetchError::DigestMismatch { .. }) && damaged_count < REREADS_MAX {
                 // A whole blob was damaged on its way: again, around caches.
                 damaged_count += 1;
                 wanted.received.clear();
+                self.exchange.counters.retries.add(1);
                 continue;
             }
-            if self.exchange.may_doubt(&error) {
+            if error.is_doubtful() {
                 // What caches keep, or where they are, may be what is wrong.
                 wanted.request.is_fresh = true;
                 state.forget_location();
-                patience.doubt(error).await?;
-                continue;
             }
-            patience.after(error, wanted.received.len() > before).await?;
+            let has_progressed = wanted.received.len() > before;
+            self.exchange.wait_after(&mut patience, error, has_progressed).await?;
         }
     }
 

@@ -52,6 +52,7 @@ impl Sites {
             let mut options = with_certificates(options.clone(), mirror);
             options.retries_max =
                 Some(options.retries_max.unwrap_or(MIRROR_RETRIES).min(MIRROR_RETRIES));
+            options.is_of_mirror = true;
             options.deadline = MIRROR_DEADLINE_MAX.min(options.deadline / 4);
             options.progress_timeout = MIRROR_PROGRESS_TIMEOUT_MAX.min(options.progress_timeout);
             options.connect_timeout = MIRROR_CONNECT_TIMEOUT_MAX.min(options.connect_timeout);

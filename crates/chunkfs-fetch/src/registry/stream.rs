@@ -63,12 +63,7 @@ async fn send_all(
             },
             Err(error) => error,
         };
-        exchange.counters.retries.add(1);
-        if exchange.may_doubt(&error) {
-            patience.doubt(error).await?;
-            continue;
-        }
-        patience.after(error, offset > before).await?;
+        exchange.wait_after(&mut patience, error, offset > before).await?;
     }
     Ok(())
 }

@@ -264,12 +264,7 @@ impl Filling {
             if self.folder.is_some() && !self.has_folder.load(Ordering::Relaxed) {
                 return Err(error);
             }
-            exchange.counters.retries.add(1);
-            if exchange.may_doubt(&error) {
-                patience.doubt(error).await?;
-                continue;
-            }
-            patience.after(error, self.received > before).await?;
+            exchange.wait_after(&mut patience, error, self.received > before).await?;
         }
     }
 

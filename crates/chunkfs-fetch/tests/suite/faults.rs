@@ -23,15 +23,15 @@ async fn passing_failures_are_retried() {
 }
 
 #[tokio::test]
-async fn final_failures_are_not_retried() {
+async fn refusals_at_the_first_contact_are_asked_again_twice() {
     for (status, is_not_found) in [(404, true), (400, false), (405, false), (501, false)] {
         let server = RangeServer::start().await;
         let (blob, _) = add(&server, 100);
-        server.push_fault(Fault::status(status));
+        server.set_script(move |_| vec![Fault::status(status)]);
         let error = read(&source(&server), &blob, 0..100).await.unwrap_err();
         assert_eq!(error.is_not_found(), is_not_found, "{error}");
         assert!(!error.is_retryable(), "{error}");
-        assert_eq!(server.requests().len(), 1);
+        assert_eq!(server.requests().len(), 3);
     }
 }
 
@@ -39,11 +39,8 @@ async fn final_failures_are_not_retried() {
 async fn a_refusal_of_what_worked_before_is_doubted() {
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let lying = vec![header("Content-Length", "1000")];
-    let challenge = vec![header("WWW-Authenticate", "Basic realm=\"x\"")];
     for fault in [
         Fault::status(400),
-        Fault::status(401),
-        Fault::Status { status: 401, headers: challenge },
         Fault::status(403),
         Fault::status(404),
         Fault::Status { status: 416, headers: lying },
@@ -65,6 +62,27 @@ async fn a_refusal_of_what_worked_before_is_doubted() {
         server.set_script(move |_| vec![fault.clone()]);
         read(&source, &blob, 0..1).await.unwrap_err();
         assert_eq!(server.requests().len(), 5 + 5);
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_worked_are_tried_until_the_deadline_and_others_once() {
+    let challenge = ("WWW-Authenticate".to_owned(), "Basic realm=\"x\"".to_owned());
+    for headers in [Vec::new(), vec![challenge]] {
+        let server = RangeServer::start().await;
+        let (blob, content) = add(&server, 100);
+        let source = source(&server);
+        let fault = Fault::Status { status: 401, headers };
+        server.push_fault(fault.clone());
+        let error = read(&source, &blob, 0..1).await.unwrap_err();
+        assert!(matches!(error, FetchError::Unauthorized { .. }), "{error}");
+        assert_eq!(server.requests().len(), 1);
+        read(&source, &blob, 0..1).await.unwrap();
+        for _ in 0..8 {
+            server.push_fault(fault.clone());
+        }
+        assert_eq!(read(&source, &blob, 5..50).await.unwrap(), content.slice(5..50));
+        assert_eq!(server.requests().len(), 2 + 9);
     }
 }
 

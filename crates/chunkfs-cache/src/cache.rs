@@ -246,6 +246,17 @@ impl Cache {
         self.inner.counters.snapshot()
     }
 
+    /// Returns the folder, if there is one that works, and how many bytes may be spent there on copies
+    /// that need not last: what is free on its volume, less the reserve, and no more than the quota.
+    /// Asks the file system.
+    pub fn spare(&self) -> Option<(PathBuf, u64)> {
+        let CacheOptions { folder, quota_len, reserve_len, .. } = &self.inner.options;
+        let folder = folder.as_ref()?;
+        let free_len = self.inner.disk.as_ref()?.store.files.free_len().ok()?;
+        let len = free_len.saturating_sub(*reserve_len).min(quota_len.unwrap_or(u64::MAX));
+        Some((folder.clone(), len))
+    }
+
     /// Returns the runtime that fetching and decoding run on.
     pub fn runtime(&self) -> &Handle {
         &self.inner.options.runtime

@@ -28,7 +28,7 @@ pub enum CacheError {
 #[non_exhaustive]
 pub enum LoadError {
     /// The source serves other bytes than the chunk, also when asked again.
-    #[error("chunk {chunk} is corrupt at its source, in blob {blob} at byte {offset}")]
+    #[error("chunk {chunk} is corrupt at {place}, in blob {blob} at byte {offset}")]
     Corrupt {
         /// The chunk.
         chunk: ChunkId,
@@ -36,11 +36,13 @@ pub enum LoadError {
         blob: BlobId,
         /// Where in the blob.
         offset: u64,
+        /// What the source calls itself.
+        place: Arc<str>,
         /// How the bytes differ.
         source: Arc<CodecError>,
     },
     /// The stored bytes cannot be read from the source.
-    #[error("chunk {chunk} cannot be fetched from blob {blob} at byte {offset}")]
+    #[error("chunk {chunk} cannot be fetched from {place}, blob {blob} at byte {offset}")]
     Unavailable {
         /// The chunk.
         chunk: ChunkId,
@@ -48,6 +50,8 @@ pub enum LoadError {
         blob: BlobId,
         /// Where in the blob.
         offset: u64,
+        /// What the source calls itself.
+        place: Arc<str>,
         /// What the source said.
         source: Arc<FetchError>,
     },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use chunkfs_fetch::{BlobDescriptor, BlobSource, FetchError, Priority};
-use chunkfs_format::CodecError;
+use chunkfs_format::{BlobId, CodecError};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
@@ -16,7 +16,7 @@ use crate::disk::Wanted;
 use crate::error::LoadError;
 use crate::flight::{Landing, TaskGuard};
 use crate::key::{CacheDomain, StoreKey};
-use crate::loader::{ChunkRequest, Neighbours, VerifyLevel};
+use crate::loader::{ChunkRequest, Loader, Neighbours, VerifyLevel};
 use crate::places::Places;
 use crate::slab::Lease;
 
@@ -91,12 +91,13 @@ impl Batch {
             Err(source) => {
                 let source = Arc::new(source);
                 for job in run.jobs {
-                    let error = unavailable(&job.chunk, Arc::clone(&source));
+                    let error = self.unavailable(&job.chunk, Arc::clone(&source));
                     job.landing.land(Err(error));
                 }
                 return;
             }
         };
+        self.note_whole(run.blob.id);
         let decodes = run.jobs.into_iter().map(|job| {
             let start = (job.chunk.offset - run.start) as usize;
             let stored = body.slice(start..start + job.chunk.stored_len as usize);
@@ -154,12 +155,12 @@ impl Batch {
                 Ok(Some(bytes)) if damaged_count.get() < PLACES_MAX => bytes,
                 Ok(_) => {
                     let (blob, offset) = (chunk.blob.id, chunk.offset);
-                    let source = Arc::new(error);
-                    let error = LoadError::Corrupt { chunk: chunk.id, blob, offset, source };
+                    let (place, source) = (self.source.place().into(), Arc::new(error));
+                    let error = LoadError::Corrupt { chunk: chunk.id, blob, offset, place, source };
                     return job.landing.land(Err(error));
                 }
                 Err(source) => {
-                    return job.landing.land(Err(unavailable(&chunk, Arc::new(source))));
+                    return job.landing.land(Err(self.unavailable(&chunk, Arc::new(source))));
                 }
             };
             damaged_count = damaged_count.saturating_add(1);
@@ -217,11 +218,21 @@ impl Batch {
         drop(lease);
         drop(pending);
     }
-}
 
-fn unavailable(chunk: &ChunkRequest, source: Arc<FetchError>) -> LoadError {
-    let (blob, offset) = (chunk.blob.id, chunk.offset);
-    LoadError::Unavailable { chunk: chunk.id, blob, offset, source }
+    fn unavailable(&self, chunk: &ChunkRequest, source: Arc<FetchError>) -> LoadError {
+        let (blob, offset, place) = (chunk.blob.id, chunk.offset, self.source.place().into());
+        LoadError::Unavailable { chunk: chunk.id, blob, offset, place, source }
+    }
+
+    /// If all of a blob came although a part of it was asked for: lets the rest be kept, too.
+    fn note_whole(&self, blob: BlobId) {
+        let cache = &self.cache;
+        if let (Some(neighbours), Some(_)) = (&self.neighbours, &cache.disk)
+            && self.source.holds_whole(blob)
+        {
+            neighbours.whole_arrives(blob, Loader::of_batch(self));
+        }
+    }
 }
 
 /// Sorts jobs by their place and joins neighbours, up to a gap and a total length.

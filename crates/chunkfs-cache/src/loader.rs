@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use chunkfs_fetch::{BlobDescriptor, BlobSource, Priority};
-use chunkfs_format::{ChunkId, Codec, DigestAlgorithm};
+use chunkfs_format::{BlobId, ChunkId, Codec, DigestAlgorithm};
 use futures::future::{Ready, ready};
 
 use crate::cache::CacheInner;
@@ -75,6 +75,13 @@ pub trait Neighbours: Send + Sync + fmt::Debug {
 
     /// Takes the loads that came of it; they end when they are dropped and nobody else waits.
     fn hold(&self, loads: Vec<ChunkFuture>);
+
+    /// Called when all of a blob comes although a part of it was asked for, because its server does
+    /// not give parts: what `loader` loads of it now costs no request. Called for each part that is
+    /// read; must not block. The default does nothing.
+    fn whole_arrives(&self, blob: BlobId, loader: Loader) {
+        let _ = (blob, loader);
+    }
 }
 
 /// Loads the chunks of one image: from memory, from disk, or from the image's source.
@@ -101,6 +108,19 @@ impl Loader {
         let places = Arc::default();
         let (neighbours, domain, drops_pages) = (None, None, false);
         Self { cache, source, verify, neighbours, domain, places, drops_pages }
+    }
+
+    /// A loader as that which started a batch, which brings nothing along.
+    pub(crate) fn of_batch(batch: &Batch) -> Self {
+        Self {
+            cache: Arc::clone(&batch.cache),
+            source: Arc::clone(&batch.source),
+            verify: batch.verify,
+            neighbours: None,
+            domain: batch.domain,
+            places: Arc::clone(&batch.places),
+            drops_pages: batch.drops_pages,
+        }
     }
 
     /// Keeps the chunks in a domain of their own, apart from those of all others.
@@ -271,6 +291,11 @@ impl Loader {
             guard.set(self.cache.options.runtime.spawn(batch.run(jobs)).abort_handle());
         }
         futures
+    }
+
+    /// Returns the most bytes that one request asks for, unless a chunk alone is longer.
+    pub fn request_len_max(&self) -> u64 {
+        self.cache.options.request_len_max
     }
 
     /// Returns those of `chunks` that are neither in memory nor in the disk tier.

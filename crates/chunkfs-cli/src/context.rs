@@ -76,6 +76,7 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
     let mut options = RegistryOptions::new(Handle::current())
         .with_credentials(credentials)
         .with_deadline(arguments.read_timeout)
+        .with_proxies(environment(&PROXY_VARIABLES))
         .with_plain_http(arguments.plain_http);
     if let Some(folder) = &arguments.hosts_dir {
         anyhow::ensure!(folder.is_dir(), "there is no folder {}", folder.display());
@@ -86,28 +87,40 @@ pub(crate) fn registry_options(arguments: &RegistryArguments) -> anyhow::Result<
 
 /// Settings come from the usual environment variables; the library picks those of the store.
 fn store_options(arguments: &RegistryArguments) -> StoreOptions {
-    let settings = env::vars_os().filter_map(|(name, value)| {
-        let name = name.into_string().ok().filter(|name| {
-            // The last two are how Azure's container services name where tokens are given out.
-            ["AWS_", "GOOGLE_", "AZURE_", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-        })?;
-        Some((name, value.into_string().ok()?))
-    });
     StoreOptions::new(Handle::current())
-        .with_settings(settings)
+        .with_settings(environment(&STORE_VARIABLES))
+        .with_settings(environment(&PROXY_VARIABLES))
         .with_deadline(arguments.read_timeout)
 }
 
-/// The file named on the command line must be there; docker's own may be missing.
+/// The last two are how Azure's container services name where tokens are given out.
+const STORE_VARIABLES: [&str; 5] =
+    ["AWS_", "GOOGLE_", "AZURE_", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
+
+/// `HTTP_PROXY` counts in lower case only: a web server that runs this for a request puts the request's
+/// headers into variables with that prefix.
+const PROXY_VARIABLES: [&str; 7] =
+    ["HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
+
+/// The environment variables whose names begin with one of these.
+fn environment(prefixes: &[&str]) -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(move |(name, value)| {
+        let name = name.into_string().ok()?;
+        let is_wanted = prefixes.iter().any(|prefix| name.starts_with(prefix));
+        is_wanted.then_some((name, value.into_string().ok()?))
+    })
+}
+
+/// The file named on the command line must be there; docker's own and podman's may be missing.
 fn auth_file(arguments: &RegistryArguments) -> anyhow::Result<Option<PathBuf>> {
     if let Some(path) = &arguments.auth_file {
         anyhow::ensure!(path.is_file(), "there is no auth file {}", path.display());
         return Ok(Some(path.clone()));
     }
-    let folder = env_folder("DOCKER_CONFIG").or_else(|| Some(home()?.join(".docker")));
-    Ok(folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file()))
+    let docker = env_folder("DOCKER_CONFIG").or_else(|| Some(home()?.join(".docker")));
+    let podman = env_folder("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json"));
+    let paths = [docker.map(|folder| folder.join("config.json")), podman];
+    Ok(paths.into_iter().flatten().find(|path| path.is_file()))
 }
 
 /// The source of an image: a registry or a layout of some kind, and which manifest there.

@@ -16,7 +16,7 @@ pub(crate) struct RegistryArguments {
     #[arg(
         long,
         value_name = "FILE",
-        help = "Registry credentials [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json]"
+        help = "Registry credentials [default: $DOCKER_CONFIG/config.json, ~/.docker/config.json or podman's auth.json]"
     )]
     pub(crate) auth_file: Option<PathBuf>,
     /// Ask mirrors first, as containerd's HOST/hosts.toml files in this folder say

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::image_index::{ImageIndex, is_platform};
 use crate::manifest::{ConvertedManifest, ORIGINAL_ANNOTATION};
@@ -139,6 +140,18 @@ impl BlobSource for Remembering {
         damaged_count: std::num::NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
         self.source.reread_range(blob, range, priority, damaged_count).await
+    }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.source.holds_whole(blob)
+    }
+
+    fn counters(&self) -> FetchCounters {
+        self.source.counters()
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
     }
 }
 

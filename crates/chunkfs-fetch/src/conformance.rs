@@ -2,6 +2,7 @@
 //!
 //! It runs on any executor and needs nothing but the source and the blobs that it holds.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,6 +15,9 @@ use crate::source::{BlobDescriptor, BlobSource, Priority, fetch_verified};
 
 /// How many reads run at once in [`run`].
 pub const CONCURRENT_READ_COUNT: usize = 50;
+
+/// After how many rereads of damaged bytes a source must have no place left.
+pub const REREADS_MAX: u32 = 32;
 
 /// Checks that `source` keeps the contract of [`BlobSource`] for `blobs`, which it must hold.
 ///
@@ -29,6 +33,7 @@ pub async fn run(source: &dyn BlobSource, blobs: &[(BlobDescriptor, Bytes)]) {
         boundary_ranges_return_exact_bytes(source, blob, content).await;
         ranges_past_the_end_are_out_of_range(source, blob).await;
         whole_blobs_verify(source, blob, content).await;
+        rereads_return_exact_bytes_and_end(source, blob, content).await;
     }
     an_unknown_blob_is_not_found(source).await;
     concurrent_reads_return_exact_bytes(source, blobs).await;
@@ -78,6 +83,23 @@ async fn whole_blobs_verify(source: &dyn BlobSource, blob: &BlobDescriptor, cont
         let error = fetch_verified(source, blob, len_max).await.expect_err("it is too large");
         assert!(matches!(error, FetchError::TooLarge { .. }), "{error}");
     }
+}
+
+async fn rereads_return_exact_bytes_and_end(
+    source: &dyn BlobSource,
+    blob: &BlobDescriptor,
+    content: &Bytes,
+) {
+    for damaged_count in 1..=REREADS_MAX {
+        let count = NonZeroU32::new(damaged_count).expect("it is not zero");
+        let range = 0..blob.len;
+        match source.reread_range(blob, range, Priority::Demand, count).await {
+            Ok(Some(bytes)) => assert!(bytes == *content, "{blob:?} read again has other bytes"),
+            Ok(None) if damaged_count > 1 => return,
+            again => panic!("{blob:?} read again after {damaged_count}: {again:?}"),
+        }
+    }
+    panic!("{blob:?} is read again for ever");
 }
 
 async fn an_unknown_blob_is_not_found(source: &dyn BlobSource) {

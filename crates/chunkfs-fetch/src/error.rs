@@ -334,6 +334,29 @@ impl FetchError {
         )
     }
 
+    /// Returns whether a server may have said this by mistake: a refusal, or an answer that is not the
+    /// one asked for.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_doubtful(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::Forbidden { .. }
+                | Self::OutOfRange { .. }
+                | Self::Status { .. }
+                | Self::Protocol { .. }
+                | Self::LenMismatch { .. }
+                | Self::RangeMismatch { .. }
+                | Self::ContentEncoding { .. }
+        ) && !self.is_retryable()
+    }
+
+    /// Returns whether credentials are missing or do not work.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Credentials { .. })
+    }
+
     /// Wraps the failure of a `Credentials` implementation for `host`.
     ///
     /// The source's text is shown to users: it must not hold secrets.
@@ -347,9 +370,10 @@ impl FetchError {
     }
 }
 
-/// Request timeout, too many requests, and failures of the server other than "not implemented".
+/// Request timeout, too many requests, and failures of the server other than "not implemented"; those
+/// from 520 on are what content delivery networks say of a server behind them.
 pub(crate) fn is_retryable_status(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 520..=530)
 }
 
 struct Detail<'a>(&'a str);

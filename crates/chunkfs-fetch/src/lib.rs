@@ -59,6 +59,7 @@ mod attached;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod counters;
 mod error;
 mod image_index;
 #[cfg(any(feature = "layout", feature = "registry"))]
@@ -75,6 +76,7 @@ mod source;
 mod task;
 
 pub use attached::{SearchOptions, find_converted};
+pub use counters::{FetchCounters, PriorityCounters};
 pub use error::{ErrorSource, FetchError};
 pub use image_index::ImageIndex;
 #[cfg(feature = "layout")]
@@ -94,8 +96,7 @@ pub use reference::{
 #[cfg(feature = "registry")]
 pub use registry::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, DockerConfigCredentials,
-    FetchCounters, HttpLayout, Mirror, PriorityCounters, RegistryOptions, RegistrySource,
-    StaticCredentials,
+    HttpLayout, Mirror, RegistryOptions, RegistrySource, StaticCredentials,
 };
 pub use source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,

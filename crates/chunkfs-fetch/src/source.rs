@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 
 /// How urgent a read is. Demand reads are served before prefetch reads.
@@ -70,6 +71,23 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
             return Ok(None);
         }
         self.read_range(blob, range, priority).await.map(Some)
+    }
+
+    /// Returns whether all of `blob` is here or on its way although only a range was asked for, so that
+    /// reading the rest costs nothing now and the transfer again later. The default is no.
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        let _ = blob;
+        false
+    }
+
+    /// Returns what this source has done so far. The default counts nothing.
+    fn counters(&self) -> FetchCounters {
+        FetchCounters::default()
+    }
+
+    /// Returns what people call this place in messages: a reference or a URL without secrets.
+    fn place(&self) -> String {
+        "its source".to_owned()
     }
 }
 

@@ -1,12 +1,14 @@
 //! The handle of an opened image.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chunkfs_cache::{Cache, CacheDomain, CacheError, CachedImage, ChunkRequest, Loader};
 use chunkfs_fetch::{
-    BlobDescriptor, BlobSource, ConvertedManifest, FetchError, ImageSource, fetch_verified,
+    BlobDescriptor, BlobSource, ConvertedManifest, FetchCounters, FetchError, ImageSource,
+    fetch_verified,
 };
 use chunkfs_format::{BlobId, ImageId};
 use chunkfs_index::{ChunkIndex, Index};
@@ -25,12 +27,11 @@ const CONFIG_LEN_MAX: u64 = 8 << 20;
 ///
 /// Cheap to clone; clones are the same image. When the last one is dropped, its background work
 /// ends.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Image {
     pub(crate) inner: Arc<ImageInner>,
 }
 
-#[derive(Debug)]
 pub(crate) struct ImageInner {
     pub(crate) index: Index,
     pub(crate) loader: Loader,
@@ -62,6 +63,16 @@ pub struct ImageCounters {
     pub read_errors: u64,
 }
 
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image")
+            .field("name", &self.inner.name)
+            .field("manifest", &self.inner.manifest_id)
+            .field("index", &self.inner.index)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Image {
     pub(crate) fn new(
         name: String,
@@ -81,10 +92,9 @@ impl Image {
         if let Some(domain) = options.domain {
             loader = loader.with_domain(domain);
         }
-        if options.fetch_neighbours {
-            let neighbourhood = Neighbourhood::new(index.clone(), Arc::downgrade(&background));
-            loader = loader.with_neighbours(Arc::new(neighbourhood));
-        }
+        let (guesses, weak) = (options.fetch_neighbours, Arc::downgrade(&background));
+        let neighbourhood = Neighbourhood::new(index.clone(), guesses, weak);
+        let loader = loader.with_neighbours(Arc::new(neighbourhood));
         let inner = ImageInner {
             loader,
             runtime: cache.runtime().clone(),
@@ -164,6 +174,11 @@ impl Image {
             read_bytes: self.inner.read_len.load(Ordering::Relaxed),
             read_errors: self.inner.read_error_count.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns what the source of the image has done so far, for all who use it.
+    pub fn source_counters(&self) -> FetchCounters {
+        self.inner.source.counters()
     }
 
     /// Fetches the configuration of the original image: an OCI image config in JSON, verified.

@@ -1,13 +1,16 @@
 //! What to fetch along with a missing chunk.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 
-use chunkfs_cache::{ChunkFuture, ChunkRequest, Neighbours};
+use chunkfs_cache::{ChunkFuture, ChunkRequest, Loader, Neighbours};
+use chunkfs_format::BlobId;
 use chunkfs_index::{ChunkIndex, Index};
 
 use crate::image::{Background, chunk_request};
 use crate::order::ChunkOrder;
+use crate::prefetch::fill;
 
 /// How many chunks away earlier misses count, and guesses reach.
 const REACH: u32 = 8;
@@ -41,6 +44,10 @@ pub(crate) struct Neighbourhood {
     index: Index,
     order: OnceLock<ChunkOrder>,
     asked: Mutex<Asked>,
+    /// Whether anything is guessed.
+    guesses: bool,
+    /// The blobs of which everything is being kept.
+    wholes: Mutex<HashSet<BlobId>>,
     background: Weak<Background>,
 }
 
@@ -64,10 +71,11 @@ enum Direction {
 }
 
 impl Neighbourhood {
-    pub(crate) fn new(index: Index, background: Weak<Background>) -> Self {
+    pub(crate) fn new(index: Index, guesses: bool, background: Weak<Background>) -> Self {
         let count = index.chunk_count();
         let asked = Asked { missed: Bits::new(count), requested: Bits::new(count) };
-        Self { index, order: OnceLock::new(), asked: Mutex::new(asked), background }
+        let (asked, wholes) = (Mutex::new(asked), Mutex::default());
+        Self { index, order: OnceLock::new(), asked, guesses, wholes, background }
     }
 }
 
@@ -187,6 +195,9 @@ impl Bits {
 
 impl Neighbours for Neighbourhood {
     fn of(&self, missed: &ChunkRequest) -> Vec<ChunkRequest> {
+        if !self.guesses {
+            return Vec::new();
+        }
         let order = self.order.get_or_init(|| ChunkOrder::new(&self.index));
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = Guess { order, asked: &asked, missed: missed.number }.chunks();
@@ -206,5 +217,18 @@ impl Neighbours for Neighbourhood {
                 }
             });
         }
+    }
+
+    /// Keeps every chunk of the blob, so that the transfer is not needed a second time.
+    fn whole_arrives(&self, blob: BlobId, loader: Loader) {
+        let is_new = self.wholes.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
+        let Some(background) = self.background.upgrade().filter(|_| is_new) else { return };
+        let index = self.index.clone();
+        background.spawn(async move {
+            let numbers = (0..index.chunk_count()).map(ChunkIndex::new);
+            let requests = numbers.filter_map(|number| chunk_request(&index, number));
+            let chunks = requests.filter(|chunk| chunk.blob.id == blob).collect();
+            fill(loader, chunks).await;
+        });
     }
 }

@@ -213,9 +213,7 @@ async fn connect(
     match reference {
         #[cfg(feature = "registry")]
         ImageReference::Registry(registry) => {
-            let runtime = cache.runtime().clone();
-            let options = options.registry.clone();
-            let options = options.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+            let options = registry_options(cache, options).await;
             let source = chunkfs_fetch::RegistrySource::new(registry.clone(), options)?;
             Ok((Arc::new(source), registry.selector().clone()))
         }
@@ -227,9 +225,7 @@ async fn connect(
         }
         #[cfg(feature = "registry")]
         ImageReference::Store(store) if store.scheme().is_web() => {
-            let runtime = cache.runtime().clone();
-            let options = options.registry.clone();
-            let options = options.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+            let options = registry_options(cache, options).await;
             let source = chunkfs_fetch::HttpLayout::new(store, options)?;
             let selector = source.resolve(store.selector()).await?;
             Ok((Arc::new(source), selector))
@@ -248,5 +244,22 @@ async fn connect(
             text: other.to_string(),
             problem: "this build has no support for such references",
         }),
+    }
+}
+
+/// Options for registries and web servers. Blobs that a server only gives whole lie in the cache's
+/// folder until their chunks are kept, unless the embedder has chosen another one.
+#[cfg(feature = "registry")]
+async fn registry_options(cache: &Cache, options: &OpenOptions) -> chunkfs_fetch::RegistryOptions {
+    let runtime = cache.runtime().clone();
+    let given = options.registry.clone();
+    let given = given.unwrap_or_else(|| chunkfs_fetch::RegistryOptions::new(runtime));
+    if given.has_whole_blobs_folder() {
+        return given;
+    }
+    let (runtime, cache) = (cache.runtime().clone(), cache.clone());
+    match runtime.spawn_blocking(move || cache.spare()).await {
+        Ok(Some((folder, len_max))) => given.with_whole_blobs_folder(folder, len_max),
+        _ => given,
     }
 }

@@ -76,15 +76,7 @@ impl Image {
     /// wait for is asked for with higher priority.
     pub fn prefetch(&self, options: PrefetchOptions) -> Prefetch {
         let inner = &self.inner;
-        let batches = self.chunk_batches();
-        let progress = Arc::new(Progress {
-            first_chunk: batches.first().and_then(|batch| batch.first()).copied(),
-            batches: Mutex::new(batches.into()),
-            chunk_count: inner.index.chunk_count().into(),
-            finished_count: AtomicU64::new(0),
-            failed_count: AtomicU64::new(0),
-            first_error: Mutex::default(),
-        });
+        let progress = Arc::new(Progress::new(self.chunk_batches()));
         let mut workers = JoinSet::new();
         for _ in 0..options.worker_count.max(1) {
             workers.spawn_on(work(inner.loader.clone(), Arc::clone(&progress)), &inner.runtime);
@@ -183,6 +175,14 @@ fn batches(requests: &[ChunkRequest], len_max: u64) -> Vec<Vec<ChunkRequest>> {
     batches
 }
 
+/// Fetches those of `chunks` that are not in the cache's disk tier, one after the other.
+pub(crate) async fn fill(loader: Loader, mut chunks: Vec<ChunkRequest>) {
+    chunks.sort_by_key(|chunk| chunk.offset);
+    let progress = Progress::new(batches(&chunks, loader.request_len_max()));
+    // What cannot be had is told to whoever reads it.
+    work(loader, Arc::new(progress)).await;
+}
+
 async fn work(loader: Loader, progress: Arc<Progress>) {
     while let Some(batch) = progress.next_batch() {
         let batch_len = batch.len() as u64;
@@ -207,6 +207,17 @@ async fn work(loader: Loader, progress: Arc<Progress>) {
 }
 
 impl Progress {
+    fn new(batches: Vec<Vec<ChunkRequest>>) -> Self {
+        Self {
+            first_chunk: batches.first().and_then(|batch| batch.first()).copied(),
+            chunk_count: batches.iter().map(|batch| batch.len() as u64).sum(),
+            batches: Mutex::new(batches.into()),
+            finished_count: AtomicU64::new(0),
+            failed_count: AtomicU64::new(0),
+            first_error: Mutex::default(),
+        }
+    }
+
     fn next_batch(&self) -> Option<Vec<ChunkRequest>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }

@@ -1,5 +1,6 @@
 //! Opening: bytes to an [`Index`] whose every later read can rely on what was checked here.
 
+use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -16,13 +17,23 @@ use crate::validate;
 /// An opened index: the whole tree of an image and the map of its chunks.
 ///
 /// Cheap to clone; clones share the bytes. All accessors work on the bytes in place.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Index {
     pub(crate) bytes: Bytes,
     pub(crate) sections: [(usize, usize); SectionKind::ALL.len()],
     algorithm: DigestAlgorithm,
     chunk_size: ChunkSize,
     image_id: ImageId,
+}
+
+impl fmt::Debug for Index {
+    /// Writes what it is, not its megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("image_id", &self.image_id)
+            .field("len", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Index {

@@ -140,7 +140,7 @@ impl Server<'_> {
 
     fn stats_object(&self) -> serde_json::Value {
         let (cache, image) = (self.image.cache().counters(), self.image.counters());
-        let mount = self.mount.counters();
+        let (mount, source) = (self.mount.counters(), self.image.source_counters());
         json!({
             "image": self.arguments.image.to_string(),
             "image_id": self.image.id().to_string(),
@@ -164,6 +164,15 @@ impl Server<'_> {
             "disk_refusals": cache.disk_refusals,
             "lease_waits": cache.lease_waits,
             "lease_timeouts": cache.lease_timeouts,
+            "source_requests": source.demand.requests + source.prefetch.requests,
+            "source_bytes": source.demand.bytes_received + source.prefetch.bytes_received,
+            "source_retries": source.retries,
+            "source_redirects": source.redirects,
+            "source_token_requests": source.token_requests,
+            "source_whole_blobs": source.whole_blob_transfers,
+            "source_hedged_reads": source.hedged_reads,
+            "source_rereads": source.rereads,
+            "source_mirror_failures": source.mirror_failures,
             "fuse_lookups": mount.lookups,
             "fuse_getattrs": mount.getattrs,
             "fuse_readdirs": mount.readdirs,

@@ -32,7 +32,8 @@ fn a_flipped_byte_is_named_by_chunk_blob_and_offset() {
     let list = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(list.lines().count(), 1, "{list}");
     let name = blob.file_name().unwrap().to_str().unwrap();
-    let place = format!(" is corrupt at its source, in blob sha256:{name} at byte 131072: ");
+    let layout = image.rsplit_once(':').unwrap().0;
+    let place = format!(" is corrupt at {layout}, in blob sha256:{name} at byte 131072: ");
     let chunk = list.strip_prefix("chunk ").unwrap().split_once(&place).unwrap().0;
     assert_eq!(chunk.len(), 64, "{list}");
     assert!(list.contains(&format!("chunk {chunk} decodes to ")), "{list}");

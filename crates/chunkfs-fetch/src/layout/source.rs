@@ -118,6 +118,10 @@ impl BlobSource for OciLayout {
         let id = blob.id;
         self.blocking(move |store| store.read_range(id, range)).await
     }
+
+    fn place(&self) -> String {
+        format!("oci:{}", self.path().display())
+    }
 }
 
 #[async_trait]

@@ -38,6 +38,7 @@ impl Connect {
             idle_max: options.connections_max,
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")),
             root_certificates_pem: &options.root_certificates_pem,
+            proxies: &options.settings,
             needs_roots: false,
         };
         let connector = Connector { client: client.build()?, options: options.clone() };

@@ -21,6 +21,7 @@ use crate::layout::remote::{self, Expected, LayoutFiles, SmallFile};
 use crate::layout::stream_in_steps;
 use crate::reference::StoreReference;
 use crate::registry::limits::Limits;
+use crate::registry::patience::REREADS_MAX;
 use crate::source::{
     BlobContent, BlobDescriptor, BlobSource, ImageSink, ImageSource, ManifestSelector, Priority,
     StoredManifest,
@@ -58,8 +59,6 @@ pub(super) struct Objects {
 
 /// How much of a blob one step of [`ImageSource::stream_blob`] reads.
 const STREAM_STEP: u64 = 4 << 20;
-/// How often damaged bytes are read again.
-const REREADS_MAX: u32 = 3;
 
 impl ObjectLayout {
     /// Connects to the store of a reference. Sends nothing, but reads the system's root
@@ -176,6 +175,10 @@ impl BlobSource for ObjectLayout {
         })
         .await?;
         self.read_range(blob, range, priority).await.map(Some)
+    }
+
+    fn place(&self) -> String {
+        self.objects.place.clone()
     }
 }
 

@@ -10,22 +10,17 @@ use crate::error::FetchError;
 use crate::registry::patience::Patience;
 use crate::source::Priority;
 
-/// How often an answer that may be wrong is asked for again.
-const DOUBTS_MAX: u32 = 4;
-
 /// How much failure one operation still tolerates.
 pub(super) struct Tries<'a> {
     objects: &'a Objects,
     patience: Patience,
-    doubts_left: u32,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(objects: &'a Objects, priority: Priority) -> Self {
         let retries_max = objects.options.retries_max;
         let patience = Patience::of_object(retries_max, objects.options.backoff, priority);
-        let doubts_left = retries_max.map_or(DOUBTS_MAX, |retries_max| retries_max.min(DOUBTS_MAX));
-        Self { objects, patience, doubts_left }
+        Self { objects, patience }
     }
 
     /// Notes that the store answered as it should.
@@ -45,13 +40,10 @@ impl<'a> Tries<'a> {
         if !self.is_doubtful(&error) {
             return self.patience.after(error, has_progressed).await;
         }
-        let is_refusal = is_refusal(&error);
-        self.doubts_left = self.doubts_left.checked_sub(1).ok_or(error)?;
-        if is_refusal {
+        if is_refusal(&error) {
             self.objects.store.renew(store, &self.objects.options.runtime).await;
         }
-        self.patience.pause().await;
-        Ok(())
+        self.patience.doubt(error, true).await
     }
 
     /// Returns whether an error that looks final may pass: the answer belongs to something else, or

@@ -6,7 +6,7 @@ use chunkfs_format::BlobId;
 use futures::stream::{self, StreamExt as _};
 use reqwest::StatusCode;
 
-use super::blobs::{BlobState, Blobs};
+use super::blobs::BlobState;
 use super::exchange::{Exchange, Outgoing, is_redirect};
 use crate::source::Priority;
 use crate::task::AbortOnDrop;
@@ -39,13 +39,13 @@ impl Ahead {
     }
 
     /// Begins to ask for locations, once for each call of [`expect`](Self::expect).
-    pub(super) fn start(&self, exchange: &Arc<Exchange>, blobs: &Blobs) {
+    pub(super) fn start(&self, exchange: &Arc<Exchange>, state: impl Fn(BlobId) -> Arc<BlobState>) {
         let mut inner = self.lock();
         if inner.expected.is_empty() {
             return;
         }
         let expected = std::mem::take(&mut inner.expected);
-        let states: Vec<_> = expected.into_iter().map(|blob| (blob, blobs.state(blob))).collect();
+        let states: Vec<_> = expected.into_iter().map(|blob| (blob, state(blob))).collect();
         let exchange = Arc::clone(exchange);
         let runtime = exchange.options.runtime.clone();
         inner.task = Some(AbortOnDrop::spawn(&runtime, async move {
@@ -65,7 +65,7 @@ impl Ahead {
 impl Exchange {
     /// Asks the registry where a blob is. A failure is nobody's concern: its reader will ask again.
     async fn resolve(&self, blob: BlobId, state: &BlobState) {
-        if state.has_location() || state.honours_ranges() {
+        if state.has_location() {
             return;
         }
         let url = self.origin.blob_url(blob);
@@ -81,7 +81,6 @@ impl Exchange {
                 state.remember(&location, false);
             }
         } else if answer.status() == StatusCode::PARTIAL_CONTENT {
-            state.set_honours_ranges(true);
             answer.finish().await;
         }
     }

@@ -16,12 +16,14 @@ use super::counters::Counters;
 use super::credentials::{Credential, CredentialsReason};
 use super::options::RegistryOptions;
 use super::origin::Origin;
-use super::patience::Patience;
+use super::patience::{Patience, jittered};
 use super::token::{TokenRequest, basic};
 use crate::error::FetchError;
 
 /// A token is renewed this long before it expires, or a tenth of its life if that is shorter.
 const RENEW_EARLY_MAX: Duration = Duration::from_secs(30);
+/// The longest pause between tries of credentials that do not work.
+const REFUSAL_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How many repositories blobs can be mounted from before the tokens for that are forgotten.
 const SLOTS_MAX: usize = 64;
 
@@ -51,6 +53,16 @@ struct Slot {
     current: Option<Authorization>,
     flight: Option<Flight>,
     generation: u64,
+    refusal: Option<Refusal>,
+}
+
+/// Credentials that did not work. For a while they are not tried again, because accounts are locked after
+/// too many tries; readers get the same error.
+#[derive(Clone)]
+struct Refusal {
+    error: FetchError,
+    until: Instant,
+    count: u32,
 }
 
 /// Obtains and keeps what one registry demands.
@@ -146,6 +158,11 @@ impl Authorizer {
         if let Some(flight) = slot.flight.as_ref().filter(|flight| flight.peek().is_none()) {
             return flight.clone();
         }
+        if let Some(refusal) =
+            slot.refusal.as_ref().filter(|refusal| refusal.until > Instant::now())
+        {
+            return futures::future::ready(Err(refusal.error.clone())).boxed().shared();
+        }
         slot.generation += 1;
         slot.challenge = Some(challenge.clone());
         let (authorizer, access, generation) = (Arc::clone(self), access.clone(), slot.generation);
@@ -165,9 +182,7 @@ impl Authorizer {
             };
             if let Some(slot) = authorizer.slots().get_mut(&access) {
                 slot.flight = None;
-                if let Ok(authorization) = &result {
-                    slot.current = Some(authorization.clone());
-                }
+                slot.settle(&result, authorizer.options.backoff);
             }
             result
         });
@@ -283,6 +298,24 @@ impl Authorizer {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Access, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Keeps what a renewal brought.
+    fn settle(&mut self, result: &Result<Authorization, FetchError>, backoff: Duration) {
+        match result {
+            Ok(authorization) => (self.current, self.refusal) = (Some(authorization.clone()), None),
+            Err(error) if error.is_about_credentials() => {
+                // What the registry refused is not sent again either.
+                self.current = None;
+                let count = self.refusal.as_ref().map_or(0, |refusal| refusal.count);
+                let pause = backoff.saturating_mul(1 << count.min(16)).min(REFUSAL_PAUSE_MAX);
+                let until = Instant::now() + jittered(pause);
+                self.refusal = Some(Refusal { error: error.clone(), until, count: count + 1 });
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -65,23 +65,35 @@ pub(super) struct BlobRequest {
 }
 
 impl Blobs {
-    pub(super) fn state(&self, blob: BlobId) -> Arc<BlobState> {
+    /// Returns the state of a blob; a new one expects of ranges what its host is known for.
+    pub(super) fn state(
+        &self,
+        blob: BlobId,
+        host_honours_ranges: impl FnOnce() -> bool,
+    ) -> Arc<BlobState> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if states.len() >= BLOBS_MAX && !states.contains_key(&blob) {
             // Only states that nobody uses; what is forgotten is learned again by one request.
             states.retain(|_, state| Arc::strong_count(state) > 1);
         }
-        Arc::clone(states.entry(blob).or_default())
+        let new = || Arc::new(BlobState::new(host_honours_ranges()));
+        Arc::clone(states.entry(blob).or_insert_with(new))
     }
 }
 
 impl BlobState {
+    fn new(honours_ranges: bool) -> Self {
+        let known = Mutex::new(Known { honours_ranges, ..Known::default() });
+        Self { turnstile: Turnstile::default(), known }
+    }
+
     pub(super) fn honours_ranges(&self) -> bool {
         self.known().honours_ranges
     }
 
-    pub(super) fn set_honours_ranges(&self, honours_ranges: bool) {
-        self.known().honours_ranges = honours_ranges;
+    /// Returns whether this was not known before.
+    pub(super) fn set_honours_ranges(&self, honours_ranges: bool) -> bool {
+        std::mem::replace(&mut self.known().honours_ranges, honours_ranges) != honours_ranges
     }
 
     pub(super) fn is_doubted(&self) -> bool {
@@ -110,6 +122,11 @@ impl BlobState {
             .and_then(|at| at.duration_since(SystemTime::now()).ok())
             .and_then(|life| Instant::now().checked_add(life - RENEW_EARLY_MAX.min(life / 10)));
         self.known().location = Some(Location { url: url.clone(), renew_at, is_end });
+    }
+
+    /// Forgets where a blob was found, because it is no good.
+    pub(super) fn forget_location(&self) {
+        self.known().location = None;
     }
 
     /// Forgets a location, unless another reader has replaced it already.
@@ -250,11 +267,12 @@ mod tests {
     fn the_number_of_states_is_bounded() {
         let blobs = Blobs::default();
         let id = |number: usize| BlobId::of(&number.to_le_bytes());
-        let kept = blobs.state(id(0));
+        let state = |id| blobs.state(id, || true);
+        let kept = state(id(0));
         for number in 1..BLOBS_MAX + 10 {
-            blobs.state(id(number));
+            assert!(state(id(number)).honours_ranges());
         }
         assert!(blobs.states.lock().unwrap().len() <= BLOBS_MAX);
-        assert!(Arc::ptr_eq(&kept, &blobs.state(id(0))));
+        assert!(Arc::ptr_eq(&kept, &state(id(0))));
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::origin::{host_of, redacted};
+use super::proxy::proxies;
 use crate::error::FetchError;
 
 /// How long an unused connection is kept.
@@ -25,17 +26,19 @@ pub(crate) struct Settings<'a> {
     pub(crate) idle_max: usize,
     pub(crate) user_agent: &'a str,
     pub(crate) root_certificates_pem: &'a [Vec<u8>],
+    /// Settings by the names of environment variables, proxies among them.
+    pub(crate) proxies: &'a [(String, String)],
     /// Whether it is an error if there are no root certificates.
     pub(crate) needs_roots: bool,
 }
 
 impl Settings<'_> {
-    /// Builds a client that follows no redirects, reads no proxy settings and speaks HTTP/1.1 only.
+    /// Builds a client that follows no redirects, reads no environment and speaks HTTP/1.1 only.
     ///
     /// Redirects: the policy needs to know which host may see secrets. HTTP/1.1: ranges of one blob
     /// are read over several connections, which one HTTP/2 connection would put behind each other.
     pub(crate) fn build(&self) -> Result<Client, FetchError> {
-        Client::builder()
+        let client = Client::builder()
             .tls_backend_preconfigured(self.tls_config()?)
             .redirect(Policy::none())
             .retry(reqwest::retry::never())
@@ -46,9 +49,9 @@ impl Settings<'_> {
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(self.idle_max)
-            .user_agent(self.user_agent)
-            .build()
-            .map_err(|error| FetchError::Tls { problem: error.to_string() })
+            .user_agent(self.user_agent);
+        let client = proxies(self.proxies)?.into_iter().fold(client, ClientBuilder::proxy);
+        client.build().map_err(|error| FetchError::Tls { problem: error.to_string() })
     }
 
     fn tls_config(&self) -> Result<ClientConfig, FetchError> {
@@ -87,6 +90,11 @@ pub(super) fn transport_error(url: &Url, error: reqwest::Error) -> FetchError {
         return FetchError::PlainHttp { host: host_of(url) };
     }
     FetchError::Transport { url: redacted(url), source: Arc::new(error) }
+}
+
+/// Returns whether an error of reqwest says that no connection could be made.
+pub(super) fn is_connect(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
 }
 
 /// Returns whether a TLS handshake failed because the server answered with something else.

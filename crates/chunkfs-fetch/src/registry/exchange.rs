@@ -1,6 +1,7 @@
 //! One request: with authorization and, for reads, redirects, but without retries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -12,11 +13,12 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 use super::authorizer::{Access, Authorization, Authorizer};
 use super::body::{Body, stalled};
 use super::challenge::Challenge;
-use super::client::transport_error;
+use super::client::{is_connect, transport_error};
 use super::counters::Counters;
 use super::credentials::CredentialsReason;
 use super::options::RegistryOptions;
 use super::origin::{Origin, host_of, redacted};
+use super::patience::Patience;
 use crate::error::FetchError;
 use crate::source::Priority;
 
@@ -32,6 +34,8 @@ pub(super) struct Exchange {
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) counters: Arc<Counters>,
     pub(super) options: RegistryOptions,
+    /// Whether this place worked for this repository before, so that a refusal comes as a surprise.
+    has_served: AtomicBool,
 }
 
 /// A request to be sent.
@@ -66,6 +70,46 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Exchange {
+    pub(super) fn new(
+        client: Client,
+        origin: Arc<Origin>,
+        authorizer: Arc<Authorizer>,
+        counters: Arc<Counters>,
+        options: RegistryOptions,
+    ) -> Self {
+        let has_served = AtomicBool::new(false);
+        Self { client, origin, authorizer, counters, options, has_served }
+    }
+
+    /// Notes that a manifest or a part of a blob came, or that an upload began.
+    pub(super) fn note_served(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits before the next try of an operation that failed, or returns the error if there is to be
+    /// none.
+    ///
+    /// What may pass is tried again. So are, a few times, refusals and answers to another question; and
+    /// credentials that worked before, because they are being replaced. Credentials that never worked
+    /// are not: too many tries lock accounts.
+    pub(super) async fn wait_after(
+        &self,
+        patience: &mut Patience,
+        error: FetchError,
+        has_progressed: bool,
+    ) -> Result<(), FetchError> {
+        let has_worked = self.has_served.load(Ordering::Relaxed);
+        if error.is_about_credentials() && has_worked {
+            patience.again(error).await?;
+        } else if error.is_doubtful() {
+            patience.doubt(error, has_worked).await?;
+        } else {
+            patience.after(error, has_progressed).await?;
+        }
+        self.counters.retries.add(1);
+        Ok(())
+    }
+
     /// Sends a read and follows redirects. Returns the final answer and whether it was redirected.
     pub(super) async fn follow(
         &self,
@@ -155,8 +199,12 @@ impl Exchange {
                 .header(CONTENT_LENGTH, body.len())
                 .body(reqwest::Body::wrap_stream(body.open()));
         }
-        let response = self.with_progress(request, builder.send()).await?;
         let (hosts, backoff) = (&self.options.hosts, self.options.backoff);
+        let response = self.with_progress(request, builder.send()).await.inspect_err(|error| {
+            if matches!(error, FetchError::Transport { source, .. } if is_connect(&**source)) {
+                hosts.note_unreachable(&host, backoff);
+            }
+        })?;
         hosts.note_answer(&host, response.status(), response.headers(), backoff);
         Ok(Body::new(response, request.url.clone(), self.options.progress_timeout))
     }

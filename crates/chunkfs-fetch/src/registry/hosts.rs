@@ -1,4 +1,4 @@
-//! What is known of hosts: when they may be asked again.
+//! What is known of hosts: when they may be asked again, and what they make of ranges.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,9 @@ use super::date::parse_http_date;
 use super::patience::{BACKOFF_MAX, jittered};
 use crate::error::FetchError;
 
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A longer pause is not believed: a mistaken server must not stop a mount for a day, and one request in
+/// half a minute burdens nobody.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// There are few hosts; this bounds them if redirects name ever new ones.
 const HOSTS_MAX: usize = 64;
 /// How long a mirror that failed is passed over; doubled with each further failure.
@@ -29,10 +31,13 @@ pub(crate) struct Hosts {
 struct Host {
     /// Until when nothing is sent, because the host said so or is overloaded.
     resume_at: Option<Instant>,
+    /// How many answers in a row were overload without a pause of their own, or no answers at all.
     overload_count: u32,
     /// Until when other places are preferred, because this one failed.
     avoid_until: Option<Instant>,
     failure_count: u32,
+    /// Whether a request for a range was answered with that range the last time.
+    honours_ranges: bool,
 }
 
 impl Hosts {
@@ -54,12 +59,20 @@ impl Hosts {
             return;
         }
         self.change(host, |host| {
-            let pause = retry_after(headers).unwrap_or_else(|| {
-                let doubled = backoff.saturating_mul(1 << host.overload_count.min(16));
-                jittered(doubled.min(BACKOFF_MAX))
-            });
-            host.overload_count = host.overload_count.saturating_add(1);
-            host.resume_at = host.resume_at.max(Instant::now().checked_add(pause));
+            let grown = host.next_pause(backoff);
+            host.pause(retry_after(headers).unwrap_or(grown));
+        });
+    }
+
+    /// Notes that no connection to a host could be made. The second time in a row this holds back all
+    /// requests to it for a pause that grows, so that many readers do not all keep knocking.
+    pub(super) fn note_unreachable(&self, host: &str, backoff: Duration) {
+        self.change(host, |host| {
+            let is_first = host.overload_count == 0;
+            let pause = host.next_pause(backoff);
+            if !is_first {
+                host.pause(pause);
+            }
         });
     }
 
@@ -111,6 +124,16 @@ impl Hosts {
         avoid_until.is_none_or(|avoid_until| avoid_until <= Instant::now())
     }
 
+    /// Notes what a host made of a request for a range.
+    pub(super) fn note_ranges(&self, host: &str, honours_ranges: bool) {
+        self.change(host, |host| host.honours_ranges = honours_ranges);
+    }
+
+    /// Returns whether ranges of a blob that was not read yet can be expected to be readable.
+    pub(super) fn honours_ranges(&self, host: &str) -> bool {
+        self.hosts().get(host).is_some_and(|host| host.honours_ranges)
+    }
+
     fn change(&self, name: &str, change: impl FnOnce(&mut Host)) {
         let mut hosts = self.hosts();
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(name) {
@@ -124,6 +147,19 @@ impl Hosts {
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<String, Host>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    /// Counts a failure and returns the pause that is due after so many.
+    fn next_pause(&mut self, backoff: Duration) -> Duration {
+        let doubled = backoff.saturating_mul(1 << self.overload_count.min(16));
+        self.overload_count = self.overload_count.saturating_add(1);
+        jittered(doubled.min(BACKOFF_MAX))
+    }
+
+    fn pause(&mut self, pause: Duration) {
+        self.resume_at = self.resume_at.max(Instant::now().checked_add(pause));
     }
 }
 
@@ -173,6 +209,19 @@ mod tests {
             hosts.note_failure(&number.to_string());
         }
         assert_eq!(hosts.hosts().len(), HOSTS_MAX);
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_reached_holds_back_from_the_second_time_on() {
+        let hosts = Hosts::default();
+        let backoff = Duration::from_secs(1);
+        hosts.note_unreachable("h", backoff);
+        assert_eq!(hosts.hosts()["h"].resume_at, None);
+        hosts.note_unreachable("h", backoff);
+        let pause = hosts.hosts()["h"].resume_at.unwrap() - Instant::now();
+        assert!(pause > backoff / 2 && pause <= backoff * 2, "{pause:?}");
+        hosts.note_answer("h", StatusCode::NOT_FOUND, &HeaderMap::new(), backoff);
+        assert_eq!(hosts.hosts()["h"].overload_count, 0);
     }
 
     #[test]

@@ -15,14 +15,14 @@ use reqwest::header::{
 use reqwest::{Method, StatusCode};
 
 use super::authorizer::Access;
-use super::counters::FetchCounters;
 use super::exchange::{Outgoing, OutgoingBody};
 use super::options::RegistryOptions;
 use super::origin::Origin;
 use super::outgoing::{self, MemoryBody};
-use super::patience::Patience;
+use super::patience::{Patience, REREADS_MAX};
 use super::range::{RangeReader, RangeRequest};
 use super::stream;
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::layout::remote::{self, Expected, FileVersion, LayoutFiles, SmallFile, blob_path};
 use crate::reference::{StoreReference, StoreScheme};
@@ -127,6 +127,7 @@ impl Files {
         let version = e_tag.map(|e_tag| FileVersion { e_tag: Some(e_tag), version: None });
         let received = &exchange.counters.of(Priority::Demand).bytes_received;
         let bytes = answer.read_limited(len_max, received).await?;
+        exchange.note_served();
         Ok(Some(SmallFile { bytes, version }))
     }
 
@@ -194,9 +195,10 @@ impl Files {
         loop {
             match self.put_once(&blob_path(blob.id), &*body, &Expected::Anything).await {
                 Ok(_) => return Ok(()),
-                Err(error) => patience.after(error, false).await?,
+                Err(error) => {
+                    self.reader.exchange.wait_after(&mut patience, error, false).await?;
+                }
             }
-            self.reader.exchange.counters.retries.add(1);
         }
     }
 
@@ -234,14 +236,11 @@ impl BlobSource for HttpLayout {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
         self.run(|files| async move { files.reader.read(request).await }).await
     }
 
-    /// Reads once more, with a request that caches on the way must pass on.
+    /// Reads again, up to three times, with requests that caches on the way must pass on.
     async fn reread_range(
         &self,
         blob: &BlobDescriptor,
@@ -250,12 +249,24 @@ impl BlobSource for HttpLayout {
         damaged_count: NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
         blob.check_range(&range)?;
-        if damaged_count.get() > 1 {
+        if damaged_count.get() > REREADS_MAX {
             return Ok(None);
         }
         self.reader.exchange.counters.rereads.add(1);
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
         self.run(|files| async move { files.reader.read(request).await }).await.map(Some)
+    }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.reader.wholes.contains(blob)
+    }
+
+    fn counters(&self) -> FetchCounters {
+        Self::counters(self)
+    }
+
+    fn place(&self) -> String {
+        self.place.clone()
     }
 }
 

@@ -8,8 +8,7 @@ use reqwest::{Method, StatusCode};
 use super::authorizer::Access;
 use super::exchange::{Exchange, Outgoing};
 use super::outgoing::MemoryBody;
-use super::patience::Patience;
-
+use super::patience::{Patience, REREADS_MAX};
 use crate::error::FetchError;
 use crate::image_index::ImageIndex;
 use crate::manifest::{IMAGE_ARTIFACT_TYPE, IMAGE_INDEX_MEDIA_TYPE, MANIFEST_LEN_MAX};
@@ -30,11 +29,15 @@ impl Exchange {
             let what = what.clone();
             async move { self.fetch_manifest_once(selector, &what, is_fresh).await }
         };
-        match self.patiently(&what, || fetch(false)).await {
-            // Damaged on its way: once more, around caches.
-            Err(FetchError::DigestMismatch { .. }) => self.patiently(&what, || fetch(true)).await,
-            result => result,
+        let mut fetched = self.patiently(&what, || fetch(false)).await;
+        for _ in 0..REREADS_MAX {
+            if !matches!(fetched, Err(FetchError::DigestMismatch { .. })) {
+                break;
+            }
+            // Damaged on its way: again, around caches.
+            fetched = self.patiently(&what, || fetch(true)).await;
         }
+        fetched
     }
 
     pub(super) async fn put_manifest(
@@ -96,7 +99,10 @@ impl Exchange {
         };
         match expected.filter(|expected| *expected != id) {
             Some(expected) => Err(FetchError::DigestMismatch { expected, actual: id }),
-            None => Ok(StoredManifest { id, media_type, bytes }),
+            None => {
+                self.note_served();
+                Ok(StoredManifest { id, media_type, bytes })
+            }
         }
     }
 
@@ -112,7 +118,9 @@ impl Exchange {
             request.headers.insert(ACCEPT, HeaderValue::from_static(IMAGE_INDEX_MEDIA_TYPE));
             let answer = self.send(&request).await?;
             if answer.status() != StatusCode::OK {
-                return Err(answer.into_error(&what).await);
+                // A registry without this API may answer anything.
+                let error = answer.into_error(&what).await;
+                return if error.is_retryable() { Err(error) } else { Ok(Bytes::new()) };
             }
             let received = &self.counters.of(Priority::Demand).bytes_received;
             answer.read_limited(MANIFEST_LEN_MAX, received).await
@@ -161,9 +169,8 @@ impl Exchange {
             loop {
                 match work().await {
                     Ok(value) => return Ok(value),
-                    Err(error) => patience.after(error, false).await?,
+                    Err(error) => self.wait_after(&mut patience, error, false).await?,
                 }
-                self.counters.retries.add(1);
             }
         };
         let after = self.options.deadline;

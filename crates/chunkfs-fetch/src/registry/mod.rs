@@ -1,9 +1,9 @@
 //! OCI registries over HTTP, and layouts on web servers by the same rules.
 //!
-//! From the bottom up: `origin` (which URLs are allowed), `client` (TLS and reqwest), `limits`
+//! From the bottom up: `origin` (which URLs are allowed), `client` (TLS, `proxy` and reqwest), `limits`
 //! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
 //! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
-//! they are needed), `range`, `whole`, `stream`,
+//! they are needed), `range`, `whole` (with `room` for its bytes), `stream`,
 //! `push` and `manifest` (the operations), `source` (the public type).
 
 mod ahead;
@@ -28,8 +28,10 @@ pub(crate) mod origin;
 mod outgoing;
 pub(crate) mod pace;
 pub(crate) mod patience;
+mod proxy;
 mod push;
 mod range;
+mod room;
 mod sites;
 mod source;
 mod stream;
@@ -37,7 +39,6 @@ mod token;
 mod turnstile;
 mod whole;
 
-pub use counters::{FetchCounters, PriorityCounters};
 pub use credentials::{
     AnonymousCredentials, Credential, Credentials, CredentialsReason, StaticCredentials,
 };

@@ -11,6 +11,7 @@ use super::client;
 use super::credentials::{AnonymousCredentials, Credentials};
 use super::hosts::Hosts;
 use super::mirrors::{Mirror, Mirrors};
+use super::whole::WholeOptions;
 
 /// How a [`RegistrySource`](crate::RegistrySource) talks to its registry.
 ///
@@ -33,7 +34,10 @@ pub struct RegistryOptions {
     pub(super) backoff: Duration,
     pub(super) user_agent: String,
     pub(super) root_certificates_pem: Vec<Vec<u8>>,
-    pub(super) whole_blobs_len_max: u64,
+    pub(super) proxies: Vec<(String, String)>,
+    /// Whether these options are those of a mirror, which others stand behind.
+    pub(super) is_of_mirror: bool,
+    pub(super) whole_blobs: WholeOptions,
     pub(super) hedge_after: Option<Duration>,
     pub(super) hosts: Arc<Hosts>,
     pub(super) mirrors: Mirrors,
@@ -58,7 +62,9 @@ impl RegistryOptions {
             backoff: Duration::from_millis(100),
             user_agent: concat!("chunkfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             root_certificates_pem: Vec::new(),
-            whole_blobs_len_max: 128 << 20,
+            proxies: Vec::new(),
+            is_of_mirror: false,
+            whole_blobs: WholeOptions { memory_len_max: 128 << 20, folder: None },
             hedge_after: Some(Duration::from_secs(2)),
             hosts: Arc::default(),
             mirrors: Mirrors::default(),
@@ -178,11 +184,36 @@ impl RegistryOptions {
         self
     }
 
-    /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
-    /// (128 MiB). Larger blobs are read from their start for each range on such servers.
-    pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
-        self.whole_blobs_len_max = whole_blobs_len_max;
+    /// Uses HTTP proxies by the names of the usual environment variables, in any case: `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY`, and `NO_PROXY` for the hosts that are asked directly, as this machine
+    /// always is. Other names are ignored, so that a whole environment can be given.
+    pub fn with_proxies(
+        mut self,
+        settings: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let settings = settings.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.proxies.extend(settings);
         self
+    }
+
+    /// Sets how many bytes of whole blobs are kept in memory for servers that ignore ranges
+    /// (128 MiB), where there is no [folder](Self::with_whole_blobs_folder) for them. Blobs that are
+    /// larger are read from their start for each range on such servers.
+    pub fn with_whole_blobs_len_max(mut self, whole_blobs_len_max: u64) -> Self {
+        self.whole_blobs.memory_len_max = whole_blobs_len_max;
+        self
+    }
+
+    /// Keeps whole blobs in files of this folder instead of in memory, `len_max` bytes in all. The files
+    /// have no names and are gone with the source.
+    pub fn with_whole_blobs_folder(mut self, folder: impl Into<PathBuf>, len_max: u64) -> Self {
+        self.whole_blobs.folder = Some((folder.into(), len_max));
+        self
+    }
+
+    /// Returns whether there is a folder for whole blobs.
+    pub fn has_whole_blobs_folder(&self) -> bool {
+        self.whole_blobs.folder.is_some()
     }
 }
 
@@ -193,6 +224,7 @@ impl RegistryOptions {
             idle_max: self.connections_max,
             user_agent: &self.user_agent,
             root_certificates_pem: &self.root_certificates_pem,
+            proxies: &self.proxies,
             needs_roots,
         }
     }
@@ -212,8 +244,9 @@ impl fmt::Debug for RegistryOptions {
             .field("retries_max", &self.retries_max)
             .field("backoff", &self.backoff)
             .field("user_agent", &self.user_agent)
+            .field("proxies_count", &self.proxies.len())
             .field("root_certificates_count", &self.root_certificates_pem.len())
-            .field("whole_blobs_len_max", &self.whole_blobs_len_max)
+            .field("whole_blobs", &self.whole_blobs)
             .field("hedge_after", &self.hedge_after)
             .field("mirrors", &self.mirrors)
             .finish()

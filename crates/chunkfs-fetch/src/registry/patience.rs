@@ -9,6 +9,12 @@ use crate::source::Priority;
 
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const RETRIES_MAX: u32 = 4;
+/// How often damaged bytes are read again from the last place that has them.
+pub(crate) const REREADS_MAX: u32 = 3;
+/// How often a place is asked again after it refused or answered something else: one that has worked
+/// before, and any other.
+const DOUBTS_MAX: u32 = 4;
+const FIRST_DOUBTS_MAX: u32 = 2;
 /// How often one read may be continued after answers that brought some of the bytes.
 const STEPS_MAX: u32 = 64;
 
@@ -16,14 +22,26 @@ const STEPS_MAX: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Patience {
     retries_left: u32,
+    doubt_count: u32,
+    doubts_max: u32,
     steps_left: u32,
     backoff: Duration,
 }
 
 impl Patience {
     pub(super) fn new(options: &RegistryOptions) -> Self {
-        let retries_left = options.retries_max.unwrap_or(RETRIES_MAX);
-        Self { retries_left, steps_left: STEPS_MAX, backoff: options.backoff }
+        let mut patience =
+            Self::with_retries(options.retries_max.unwrap_or(RETRIES_MAX), options.backoff);
+        if options.is_of_mirror {
+            // The next place is better than patience.
+            patience.doubts_max = 0;
+        }
+        patience
+    }
+
+    fn with_retries(retries_left: u32, backoff: Duration) -> Self {
+        let doubts_max = retries_left.min(DOUBTS_MAX);
+        Self { retries_left, doubt_count: 0, doubts_max, steps_left: STEPS_MAX, backoff }
     }
 
     /// Returns the patience of a range read, which has a deadline around it.
@@ -43,7 +61,7 @@ impl Patience {
         priority: Priority,
     ) -> Self {
         let default = if priority == Priority::Demand { u32::MAX } else { RETRIES_MAX };
-        Self { retries_left: retries_max.unwrap_or(default), steps_left: STEPS_MAX, backoff }
+        Self::with_retries(retries_max.unwrap_or(default), backoff)
     }
 
     /// Waits before the next try, or returns the error if there is to be none.
@@ -61,13 +79,34 @@ impl Patience {
         if has_progressed {
             return self.step(error);
         }
+        self.again(error).await
+    }
+
+    /// Waits before the next try after a failure that may pass, or returns the error if there is to be
+    /// none.
+    pub(super) async fn again(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.retries_left = self.retries_left.checked_sub(1).ok_or(error)?;
         self.pause().await;
         Ok(())
     }
 
-    /// Waits, longer each time.
-    pub(crate) async fn pause(&mut self) {
+    /// Waits before a place is asked again although it refused, or answered something else than what
+    /// was asked; returns the error if it did so too often.
+    pub(crate) async fn doubt(
+        &mut self,
+        error: FetchError,
+        has_worked: bool,
+    ) -> Result<(), FetchError> {
+        let doubts_max = if has_worked { DOUBTS_MAX } else { FIRST_DOUBTS_MAX };
+        if self.doubt_count >= doubts_max.min(self.doubts_max) {
+            return Err(error);
+        }
+        self.doubt_count += 1;
+        self.pause().await;
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
         let pause = jittered(self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         tokio::time::sleep(pause).await;

@@ -76,9 +76,8 @@ impl Exchange {
         loop {
             match self.upload(blob, &*body).await {
                 Ok(()) => return Ok(()),
-                Err(error) => patience.after(error, false).await?,
+                Err(error) => self.wait_after(&mut patience, error, false).await?,
             }
-            self.counters.retries.add(1);
         }
     }
 
@@ -95,6 +94,7 @@ impl Exchange {
         if answer.status() != StatusCode::ACCEPTED {
             return Err(answer.into_error(&what).await);
         }
+        self.note_served();
         let mut url: Url = self.location(&answer)?;
         drop(answer);
         url.query_pairs_mut().append_pair("digest", &blob.id.to_string());

@@ -20,7 +20,7 @@ use super::exchange::Exchange;
 use super::limits::{Limits, Permit};
 use super::options::RegistryOptions;
 use super::origin::{Origin, redacted};
-use super::patience::Patience;
+use super::patience::{Patience, REREADS_MAX};
 use super::turnstile::Turn;
 use super::whole::Wholes;
 use crate::error::{ErrorSource, FetchError};
@@ -40,7 +40,7 @@ pub(super) struct RangeReader {
 #[derive(Debug, Clone)]
 pub(super) struct RangeRequest {
     pub(super) blob: BlobDescriptor,
-    /// Not empty, and within the blob.
+    /// Within the blob.
     pub(super) range: Range<u64>,
     pub(super) priority: Priority,
     /// Whether what came before was damaged, so that caches must be passed by.
@@ -80,14 +80,30 @@ impl RangeReader {
             Arc::clone(&counters),
         ));
         let limits = Limits::new(options.connections_max, options.prefetch_connections_max);
-        let wholes = Wholes::new(options.whole_blobs_len_max);
-        let exchange = Arc::new(Exchange { client, origin, authorizer, counters, options });
+        let wholes = Wholes::new(options.whole_blobs.clone());
+        let exchange = Arc::new(Exchange::new(client, origin, authorizer, counters, options));
         let (blobs, ahead) = Default::default();
         Ok(Self { exchange, limits, blobs, wholes, ahead })
     }
 
+    /// Returns what is known of a blob.
+    pub(super) fn state(&self, blob: BlobId) -> Arc<BlobState> {
+        let Exchange { options, origin, .. } = &*self.exchange;
+        self.blobs.state(blob, || options.hosts.honours_ranges(origin.host()))
+    }
+
+    fn note_ranges(&self, state: &BlobState, honours_ranges: bool) {
+        if state.set_honours_ranges(honours_ranges) {
+            let Exchange { options, origin, .. } = &*self.exchange;
+            options.hosts.note_ranges(origin.host(), honours_ranges);
+        }
+    }
+
     /// Reads exactly the range within the deadline.
     pub(super) async fn read(&self, request: RangeRequest) -> Result<Bytes, FetchError> {
+        if request.range.is_empty() {
+            return Ok(Bytes::new());
+        }
         let after = self.exchange.options.deadline;
         let what = request.blob.id;
         let progress = Arc::new(Progress::default());
@@ -130,7 +146,7 @@ impl RangeReader {
     ///
     /// Until that is known, others wait for the same answer, and a second one could be the whole.
     async fn stuck(&self, blob: BlobId, progress: &Progress, hedge_after: Duration) {
-        let state = self.blobs.state(blob);
+        let state = self.state(blob);
         let mut before = 0;
         loop {
             tokio::time::sleep(hedge_after).await;
@@ -143,10 +159,10 @@ impl RangeReader {
     }
 
     async fn read_patiently(&self, mut wanted: Wanted) -> Result<Bytes, FetchError> {
-        let state = self.blobs.state(wanted.request.blob.id);
+        let state = self.state(wanted.request.blob.id);
         let priority = wanted.request.priority;
         let mut patience = Patience::of_read(&self.exchange.options, priority);
-        let mut was_damaged = false;
+        let mut damaged_count = 0;
         loop {
             let before = wanted.received.len();
             let error = match self.try_once(&state, &mut wanted).await {
@@ -154,16 +170,22 @@ impl RangeReader {
                 Ok(()) => wanted.truncated(&self.exchange),
                 Err(error) => error,
             };
-            self.exchange.counters.retries.add(1);
             let last = Some(error.clone());
             *wanted.progress.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last;
-            if matches!(error, FetchError::DigestMismatch { .. }) && !was_damaged {
-                // A whole blob was damaged on its way: once more, around caches.
-                was_damaged = true;
+            if matches!(error, FetchError::DigestMismatch { .. }) && damaged_count < REREADS_MAX {
+                // A whole blob was damaged on its way: again, around caches.
+                damaged_count += 1;
                 wanted.received.clear();
+                self.exchange.counters.retries.add(1);
                 continue;
             }
-            patience.after(error, wanted.received.len() > before).await?;
+            if error.is_doubtful() {
+                // What caches keep, or where they are, may be what is wrong.
+                wanted.request.is_fresh = true;
+                state.forget_location();
+            }
+            let has_progressed = wanted.received.len() > before;
+            self.exchange.wait_after(&mut patience, error, has_progressed).await?;
         }
     }
 
@@ -198,15 +220,16 @@ impl RangeReader {
             };
             let answer = self.exchange.get_blob(state, wanted.next_request()).await?;
             if state.has_location() {
-                self.ahead.start(&self.exchange, &self.blobs);
+                self.ahead.start(&self.exchange, |blob| self.state(blob));
             }
             if answer.status() == StatusCode::PARTIAL_CONTENT {
                 wanted.check_content_range(&answer)?;
-                state.set_honours_ranges(true);
+                self.exchange.note_served();
+                self.note_ranges(state, true);
                 drop(turn);
                 return wanted.take(answer, 0, &self.exchange).await;
             }
-            state.set_honours_ranges(false);
+            self.note_ranges(state, false);
             let Some(turn) = turn else {
                 // The server has changed its mind; only one reader may take whole blobs from it.
                 continue;
@@ -234,6 +257,7 @@ impl RangeReader {
             return Err(FetchError::LenMismatch { blob, expected, actual });
         }
         let exchange = &self.exchange;
+        exchange.note_served();
         let RangeRequest { blob, priority, .. } = wanted.request;
         match self.wholes.start(exchange, state, (blob, priority), answer, permit) {
             Ok(transfer) => {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chunkfs_format::BlobId;
 
 use super::counters::Counters;
 use super::mirrors::Mirror;
 use super::options::RegistryOptions;
 use super::origin::Origin;
+use super::patience::REREADS_MAX;
 use super::range::{RangeReader, RangeRequest};
 use crate::error::FetchError;
 use crate::manifest::ConvertedManifest;
@@ -50,6 +52,7 @@ impl Sites {
             let mut options = with_certificates(options.clone(), mirror);
             options.retries_max =
                 Some(options.retries_max.unwrap_or(MIRROR_RETRIES).min(MIRROR_RETRIES));
+            options.is_of_mirror = true;
             options.deadline = MIRROR_DEADLINE_MAX.min(options.deadline / 4);
             options.progress_timeout = MIRROR_PROGRESS_TIMEOUT_MAX.min(options.progress_timeout);
             options.connect_timeout = MIRROR_CONNECT_TIMEOUT_MAX.min(options.connect_timeout);
@@ -92,7 +95,8 @@ impl Sites {
         self.origin.read(request).await
     }
 
-    /// Reads damaged bytes again: around the caches of the first place, then of the next, and so on.
+    /// Reads damaged bytes again: around the caches of the first place, then of the next, and so on, and
+    /// several times from the registry itself.
     pub(super) async fn reread(
         &self,
         request: RangeRequest,
@@ -105,7 +109,7 @@ impl Sites {
         if let Some(damaged) = count.checked_sub(2).and_then(|before| mirrors.get(before)) {
             damaged.avoid();
         }
-        if count > mirrors.len() + 1 {
+        if count > mirrors.len() + REREADS_MAX as usize {
             return Ok(None);
         }
         self.counters.rereads.add(1);
@@ -116,6 +120,11 @@ impl Sites {
             }
         }
         self.origin.read(request).await.map(Some)
+    }
+
+    pub(super) fn hold_whole(&self, blob: BlobId) -> bool {
+        let mirrors = self.mirrors.iter().map(|site| &site.reader);
+        mirrors.chain([&*self.origin]).any(|reader| reader.wholes.contains(blob))
     }
 
     pub(super) async fn fetch_manifest(

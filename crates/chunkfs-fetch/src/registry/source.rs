@@ -10,11 +10,11 @@ use bytes::Bytes;
 use chunkfs_format::BlobId;
 use futures::stream::BoxStream;
 
-use super::counters::FetchCounters;
 use super::options::RegistryOptions;
 use super::range::RangeRequest;
 use super::sites::Sites;
 use super::stream;
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::reference::RegistryReference;
 use crate::source::{
@@ -31,16 +31,18 @@ use crate::task;
 ///
 /// * *Ranges.* One request with a single range per read, checked and continued if it brings less.
 ///   The first read of a blob finds out how the server treats ranges; reads that come meanwhile
-///   wait for its head. A server that answers with the whole blob is asked once: the blob is kept
-///   in memory, up to a limit, and serves all its readers.
+///   wait for its head, unless the host is known to honour them. A server that answers with the whole
+///   blob is asked once: the blob is kept in a folder or in memory, up to a limit, and serves all its
+///   readers.
 /// * *Redirects.* Credentials never leave the registry's scheme, host and port. The signed URL of
 ///   a blob is reused until it expires or is refused, then renewed once. Once a blob of an image
 ///   was redirected, the locations of its other blobs are asked for ahead.
 /// * *Tokens.* Renewed shortly before they expire, by one request however many readers wait.
 /// * *Mirrors.* Those of the options are asked first, in order, while they work.
-/// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503
-///   and 504 are retried with growing pauses; `Retry-After` holds back all requests to that host.
-///   404 is not retried.
+/// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503,
+///   504 and 520 to 530 are retried with growing pauses; `Retry-After` holds back all requests to that
+///   host, for 30 s at most. Refusals such as 404 are asked again twice, or four times if the place
+///   has served this repository before; credentials that worked until then until the deadline.
 ///
 /// # Example
 ///
@@ -119,9 +121,6 @@ impl BlobSource for RegistrySource {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
         self.run(move |sites| async move { sites.read(request).await }).await
     }
@@ -137,6 +136,18 @@ impl BlobSource for RegistrySource {
         blob.check_range(&range)?;
         let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
         self.run(move |sites| async move { sites.reread(request, damaged_count).await }).await
+    }
+
+    fn holds_whole(&self, blob: BlobId) -> bool {
+        self.sites.hold_whole(blob)
+    }
+
+    fn counters(&self) -> FetchCounters {
+        Self::counters(self)
+    }
+
+    fn place(&self) -> String {
+        self.reference.to_string()
     }
 }
 

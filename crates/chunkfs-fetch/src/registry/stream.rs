@@ -63,8 +63,7 @@ async fn send_all(
             },
             Err(error) => error,
         };
-        exchange.counters.retries.add(1);
-        patience.after(error, offset > before).await?;
+        exchange.wait_after(&mut patience, error, offset > before).await?;
     }
     Ok(())
 }
@@ -77,7 +76,7 @@ async fn send_some(
     sender: &mpsc::Sender<Piece>,
 ) -> Result<(), FetchError> {
     let exchange = &reader.exchange;
-    let state = reader.blobs.state(blob.id);
+    let state = reader.state(blob.id);
     let _permit = reader.limits.acquire(Priority::Demand).await?;
     let range = (*offset > 0).then_some(*offset..blob.len);
     let request = BlobRequest { blob: blob.id, range, priority: Priority::Demand, is_fresh: false };
@@ -91,6 +90,7 @@ async fn send_some(
         }
         skip = 0;
     }
+    exchange.note_served();
     let received = &exchange.counters.of(Priority::Demand).bytes_received;
     while *offset < blob.len {
         let Some(mut piece) = answer.next(received).await? else { break };

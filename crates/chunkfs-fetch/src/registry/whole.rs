@@ -1,10 +1,13 @@
-//! Whole blobs in memory, for servers that answer range requests with everything.
+//! Whole blobs, for servers that answer range requests with everything.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chunkfs_format::{BlobHasher, BlobId};
 use reqwest::StatusCode;
 use tokio::sync::watch;
@@ -15,20 +18,35 @@ use super::exchange::Exchange;
 use super::limits::Permit;
 use super::origin::redacted;
 use super::patience::Patience;
+use super::room::Room;
 use crate::error::FetchError;
 use crate::source::{BlobDescriptor, Priority};
 use crate::task::AbortOnDrop;
 
-/// The whole blobs that are held or on their way, oldest first, with a limit on their bytes.
+/// How much is gathered before it is written to a file.
+const STEP_LEN: usize = 1 << 20;
+
+/// The whole blobs that are held or on their way, oldest first, with limits on their bytes.
 #[derive(Debug)]
 pub(super) struct Wholes {
-    len_max: u64,
+    options: WholeOptions,
+    /// Cleared when the folder fails, so that the next blobs are not lost to it, too.
+    has_folder: Arc<AtomicBool>,
     entries: Mutex<VecDeque<Entry>>,
+}
+
+/// Where whole blobs may be kept.
+#[derive(Debug, Clone)]
+pub(super) struct WholeOptions {
+    pub(super) memory_len_max: u64,
+    /// A folder for blobs instead of memory, and how many bytes they may have together there.
+    pub(super) folder: Option<(PathBuf, u64)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     blob: BlobDescriptor,
+    is_in_memory: bool,
     transfer: Arc<Transfer>,
     /// Ends with the entry, and so with the source.
     _task: AbortOnDrop<()>,
@@ -39,7 +57,8 @@ struct Entry {
 /// It goes on when readers are dropped, because the next one will need it.
 #[derive(Debug)]
 pub(super) struct Transfer {
-    bytes: Mutex<Vec<u8>>,
+    /// Made before the first progress is told.
+    room: OnceLock<Room>,
     progress: watch::Sender<Progress>,
 }
 
@@ -51,8 +70,15 @@ enum Progress {
 }
 
 impl Wholes {
-    pub(super) fn new(len_max: u64) -> Self {
-        Self { len_max, entries: Mutex::default() }
+    pub(super) fn new(options: WholeOptions) -> Self {
+        let has_folder = Arc::new(AtomicBool::new(options.folder.is_some()));
+        Self { options, has_folder, entries: Mutex::default() }
+    }
+
+    /// Returns whether a blob is held or on its way.
+    pub(super) fn contains(&self, blob: BlobId) -> bool {
+        let entries = self.entries();
+        entries.iter().any(|entry| entry.blob.id == blob && !entry.transfer.has_failed())
     }
 
     /// Returns the transfer of a blob, running or done.
@@ -81,23 +107,39 @@ impl Wholes {
         permit: Permit,
     ) -> Result<Arc<Transfer>, Box<Body>> {
         let mut entries = self.entries();
-        if !make_room(&mut entries, blob.len, self.len_max) {
+        let folder = self.options.folder.as_ref().filter(|_| self.folder_works());
+        let folder = if let Some((folder, len_max)) = folder
+            && make_room(&mut entries, false, blob.len, *len_max)
+        {
+            Some(folder.clone())
+        } else if make_room(&mut entries, true, blob.len, self.options.memory_len_max) {
+            None
+        } else {
             return Err(Box::new(answer));
-        }
+        };
+        let is_in_memory = folder.is_none();
         let (progress, _) = watch::channel(Progress::Received(0));
-        let transfer = Arc::new(Transfer { bytes: Mutex::default(), progress });
+        let transfer = Arc::new(Transfer { room: OnceLock::new(), progress });
         let filling = Filling {
             exchange: Arc::clone(exchange),
             state: Arc::clone(state),
             transfer: Arc::clone(&transfer),
             blob,
             priority,
+            folder,
+            has_folder: Arc::clone(&self.has_folder),
             hasher: BlobHasher::new(),
+            unwritten: BytesMut::new(),
             received: 0,
         };
         let task = AbortOnDrop::spawn(&exchange.options.runtime, filling.run(answer, permit));
-        entries.push_back(Entry { blob, transfer: Arc::clone(&transfer), _task: task });
+        let entry = Entry { blob, is_in_memory, transfer: Arc::clone(&transfer), _task: task };
+        entries.push_back(entry);
         Ok(transfer)
+    }
+
+    fn folder_works(&self) -> bool {
+        self.has_folder.load(Ordering::Relaxed)
     }
 
     fn entries(&self) -> MutexGuard<'_, VecDeque<Entry>> {
@@ -105,13 +147,15 @@ impl Wholes {
     }
 }
 
-/// Drops the oldest complete blobs until `len` more bytes fit; returns whether they do.
-fn make_room(entries: &mut VecDeque<Entry>, len: u64, len_max: u64) -> bool {
+/// Drops the oldest complete blobs of one kind until `len` more bytes fit; returns whether they do.
+fn make_room(entries: &mut VecDeque<Entry>, is_in_memory: bool, len: u64, len_max: u64) -> bool {
     entries.retain(|entry| !entry.transfer.has_failed());
     let Some(room) = len_max.checked_sub(len) else { return false };
-    let mut held: u64 = entries.iter().map(|entry| entry.blob.len).sum();
+    let is_of_kind = |entry: &&Entry| entry.is_in_memory == is_in_memory;
+    let mut held: u64 = entries.iter().filter(is_of_kind).map(|entry| entry.blob.len).sum();
     while held > room {
-        let Some(oldest) = entries.iter().position(|entry| entry.transfer.is_done()) else {
+        let may_go = |entry: &Entry| is_of_kind(&entry) && entry.transfer.is_done();
+        let Some(oldest) = entries.iter().position(may_go) else {
             return false;
         };
         held -= entries.remove(oldest).map_or(0, |entry| entry.blob.len);
@@ -127,16 +171,19 @@ impl Transfer {
             Progress::Received(count) => *count >= range.end,
             Progress::Done | Progress::Failed(_) => true,
         };
-        let settled = progress.wait_for(is_settled).await;
-        match settled.as_deref() {
+        match progress.wait_for(is_settled).await.as_deref() {
             Ok(Progress::Failed(error)) => return Err(error.clone()),
             Ok(_) => {}
             Err(_) => return Err(FetchError::Shutdown),
         }
-        let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let slice = bytes.get(index(range.start)..index(range.end));
-        slice.map(Bytes::copy_from_slice).ok_or(FetchError::Shutdown)
+        let room = self.room.get().ok_or(FetchError::Shutdown)?;
+        room.read(range).await.map_err(|error| {
+            let url = "the copy of a whole blob".to_owned();
+            let error = FetchError::Transport { url, source: Arc::new(error) };
+            // The next reader asks the server.
+            self.progress.send_replace(Progress::Failed(error.clone()));
+            error
+        })
     }
 
     /// Waits until the digest of the whole blob is known to be right.
@@ -166,7 +213,12 @@ struct Filling {
     transfer: Arc<Transfer>,
     blob: BlobDescriptor,
     priority: Priority,
+    folder: Option<PathBuf>,
+    has_folder: Arc<AtomicBool>,
     hasher: BlobHasher,
+    /// What has arrived and is not yet in the room.
+    unwritten: BytesMut,
+    /// Bytes that are in the room or about to be.
     received: u64,
 }
 
@@ -191,6 +243,11 @@ impl Filling {
     }
 
     async fn fill(&mut self, first: Body) -> Result<(), FetchError> {
+        let room = match &self.folder {
+            None => Room::in_memory(self.blob.len),
+            Some(folder) => Room::in_folder(folder).await,
+        };
+        let _ = self.transfer.room.set(room.map_err(|error| self.lost_room(error))?);
         let exchange = Arc::clone(&self.exchange);
         let mut patience = Patience::new(&exchange.options);
         let mut next = Some((first, 0));
@@ -204,8 +261,10 @@ impl Filling {
                 },
             };
             let Err(error) = result else { return Ok(()) };
-            exchange.counters.retries.add(1);
-            patience.after(error, self.received > before).await?;
+            if self.folder.is_some() && !self.has_folder.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            exchange.wait_after(&mut patience, error, self.received > before).await?;
         }
     }
 
@@ -245,32 +304,37 @@ impl Filling {
             let _ = piece.split_to(skipped);
             let missing = self.blob.len - self.received;
             piece.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
-            self.keep(&piece)?;
+            self.hasher.update(&piece);
+            self.received += piece.len() as u64;
+            self.unwritten.extend_from_slice(&piece);
+            let is_last = self.received == self.blob.len;
+            if self.folder.is_none() || is_last || self.unwritten.len() >= STEP_LEN {
+                self.keep().await?;
+            }
         }
         answer.finish().await;
         Ok(())
     }
 
-    fn keep(&mut self, piece: &[u8]) -> Result<(), FetchError> {
-        self.hasher.update(piece);
-        let mut bytes = self.transfer.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if bytes.capacity() == 0 {
-            // The length of the answer was compared with the blob's, and that with the limit.
-            let len = usize::try_from(self.blob.len).unwrap_or(usize::MAX);
-            let reserved = bytes.try_reserve_exact(len);
-            reserved.map_err(|_| FetchError::TooLarge {
-                what: format!("blob {} in memory", self.blob.id),
-                len: self.blob.len,
-                len_max: 0,
-            })?;
-        }
-        bytes.extend_from_slice(piece);
-        drop(bytes);
-        self.received += piece.len() as u64;
+    /// Moves what has arrived into the room and tells the readers.
+    async fn keep(&mut self) -> Result<(), FetchError> {
+        let piece = self.unwritten.split().freeze();
+        let offset = self.received - piece.len() as u64;
+        let room = self.transfer.room.get().ok_or(FetchError::Shutdown)?;
+        let added = room.append(offset, piece).await;
+        added.map_err(|error| self.lost_room(error))?;
         // The last bytes are held back until the digest of the whole is known.
         if self.received < self.blob.len {
             self.transfer.progress.send_replace(Progress::Received(self.received));
         }
         Ok(())
+    }
+
+    /// Gives up keeping blobs in the folder. The failure passes: readers go on without it.
+    fn lost_room(&self, error: io::Error) -> FetchError {
+        self.has_folder.store(false, Ordering::Relaxed);
+        let path = self.folder.as_deref().unwrap_or(Path::new("(memory)"));
+        let url = redacted(&self.exchange.origin.blob_url(self.blob.id));
+        FetchError::Transport { url, source: Arc::new(FetchError::io(path, error)) }
     }
 }

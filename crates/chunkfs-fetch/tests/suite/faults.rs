@@ -23,16 +23,78 @@ async fn passing_failures_are_retried() {
 }
 
 #[tokio::test]
-async fn final_failures_are_not_retried() {
+async fn refusals_at_the_first_contact_are_asked_again_twice() {
     for (status, is_not_found) in [(404, true), (400, false), (405, false), (501, false)] {
         let server = RangeServer::start().await;
         let (blob, _) = add(&server, 100);
-        server.push_fault(Fault::status(status));
+        server.set_script(move |_| vec![Fault::status(status)]);
         let error = read(&source(&server), &blob, 0..100).await.unwrap_err();
         assert_eq!(error.is_not_found(), is_not_found, "{error}");
         assert!(!error.is_retryable(), "{error}");
-        assert_eq!(server.requests().len(), 1);
+        assert_eq!(server.requests().len(), 3);
     }
+}
+
+#[tokio::test]
+async fn a_refusal_of_what_worked_before_is_doubted() {
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let lying = vec![header("Content-Length", "1000")];
+    for fault in [
+        Fault::status(400),
+        Fault::status(403),
+        Fault::status(404),
+        Fault::Status { status: 416, headers: lying },
+        Fault::status(501),
+        Fault::ContentEncoding("gzip".to_owned()),
+        Fault::ShiftedRange { by: 1 },
+    ] {
+        let server = RangeServer::start().await;
+        let (blob, content) = add(&server, 100);
+        let source = source(&server);
+        read(&source, &blob, 0..1).await.unwrap();
+        for _ in 0..3 {
+            server.push_fault(fault.clone());
+        }
+        assert_eq!(read(&source, &blob, 5..50).await.unwrap(), content.slice(5..50), "{fault:?}");
+        let asked: Vec<_> = server.requests().into_iter().map(|read| read.cache_control).collect();
+        let around = Some("no-cache".to_owned());
+        assert_eq!(asked, [None, None, around.clone(), around.clone(), around], "{fault:?}");
+        server.set_script(move |_| vec![fault.clone()]);
+        read(&source, &blob, 0..1).await.unwrap_err();
+        assert_eq!(server.requests().len(), 5 + 5);
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_worked_are_tried_until_the_deadline_and_others_once() {
+    let challenge = ("WWW-Authenticate".to_owned(), "Basic realm=\"x\"".to_owned());
+    for headers in [Vec::new(), vec![challenge]] {
+        let server = RangeServer::start().await;
+        let (blob, content) = add(&server, 100);
+        let source = source(&server);
+        let fault = Fault::Status { status: 401, headers };
+        server.push_fault(fault.clone());
+        let error = read(&source, &blob, 0..1).await.unwrap_err();
+        assert!(matches!(error, FetchError::Unauthorized { .. }), "{error}");
+        assert_eq!(server.requests().len(), 1);
+        read(&source, &blob, 0..1).await.unwrap();
+        for _ in 0..8 {
+            server.push_fault(fault.clone());
+        }
+        assert_eq!(read(&source, &blob, 5..50).await.unwrap(), content.slice(5..50));
+        assert_eq!(server.requests().len(), 2 + 9);
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_is_an_error_soon() {
+    let reference = "docker://no-such-registry.invalid/library/test:v1".parse().unwrap();
+    let source = chunkfs_fetch::RegistrySource::new(reference, options()).unwrap();
+    let tag = ManifestSelector::Tag("v1".to_owned());
+    let error = source.fetch_manifest(&tag).await.unwrap_err();
+    let FetchError::Transport { url, .. } = &error else { panic!("{error}") };
+    assert_eq!(url, "https://no-such-registry.invalid/v2/library/test/manifests/v1");
+    assert_eq!(source.counters().retries, 4);
 }
 
 #[tokio::test]
@@ -108,8 +170,11 @@ async fn a_pause_beyond_the_deadline_is_an_error_at_once() {
     let (blob, _) = add(&server, 100);
     server.push_fault(Fault::retry_after(503, "3600"));
     let started = Instant::now();
-    let error = read(&source(&server), &blob, 0..100).await.unwrap_err();
-    assert!(matches!(error, FetchError::Throttled { .. }), "{error}");
+    let source = source_with(&server, options().with_deadline(Duration::from_secs(10)));
+    let error = read(&source, &blob, 0..100).await.unwrap_err();
+    let FetchError::Throttled { retry_after, .. } = error else { panic!("{error}") };
+    // A pause of an hour is cut.
+    assert!(retry_after > Duration::from_secs(20) && retry_after <= Duration::from_secs(30));
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(server.requests().len(), 1);
 }

@@ -12,6 +12,7 @@ mod layout;
 mod metadata;
 mod mirrors;
 mod progress;
+mod proxies;
 mod push;
 mod ranges;
 mod real;

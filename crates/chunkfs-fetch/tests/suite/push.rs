@@ -68,7 +68,8 @@ async fn an_upload_is_one_post_and_one_put() {
 #[tokio::test]
 async fn a_failed_upload_starts_again() {
     for method in ["POST", "PUT"] {
-        for fault in [Fault::status(500), Fault::Close, Fault::StallHead] {
+        let lost = (method == "PUT").then_some(Fault::status(404));
+        for fault in [Fault::status(500), Fault::Close, Fault::StallHead].into_iter().chain(lost) {
             let server = RangeServer::start().await;
             let content = content(1000);
             let blob = descriptor(&content);

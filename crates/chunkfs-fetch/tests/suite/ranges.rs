@@ -70,7 +70,7 @@ async fn endless_short_answers_end() {
 async fn a_shifted_answer_is_an_error() {
     let server = RangeServer::start().await;
     let (blob, _) = add(&server, 1000);
-    server.push_fault(Fault::ShiftedRange { by: 1 });
+    server.set_script(|_| vec![Fault::ShiftedRange { by: 1 }]);
     let error = read(&source(&server), &blob, 100..200).await.unwrap_err();
     assert!(error.is_corrupt(), "{error}");
     let FetchError::RangeMismatch { expected, actual, .. } = error else { panic!("{error}") };
@@ -95,21 +95,21 @@ async fn a_body_is_not_read_after_416() {
     let (mut blob, _) = add(&server, 1000);
     blob.len = 2000;
     // Like distribution 2.8, which announces the length of the blob and sends 33 bytes.
-    server.push_fault(Fault::Status {
-        status: 416,
-        headers: vec![("Content-Length".to_owned(), "1000".to_owned())],
-    });
+    let headers = vec![("Content-Length".to_owned(), "1000".to_owned())];
+    server.set_script(move |_| vec![Fault::Status { status: 416, headers: headers.clone() }]);
     let source = source_with(&server, options().with_deadline(Duration::from_secs(3)));
     let error = read(&source, &blob, 1500..1600).await.unwrap_err();
     assert!(matches!(error, FetchError::OutOfRange { .. }), "{error}");
-    assert_eq!(server.requests().len(), 1);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn an_encoded_answer_is_refused() {
     let server = RangeServer::start().await;
     let (blob, _) = add(&server, 1000);
-    server.push_fault(Fault::ContentEncoding("gzip".to_owned()));
+    for _ in 0..3 {
+        server.push_fault(Fault::ContentEncoding("gzip".to_owned()));
+    }
     server.push_fault(Fault::ContentEncoding("identity".to_owned()));
     let source = source(&server);
     let error = read(&source, &blob, 0..10).await.unwrap_err();
@@ -159,6 +159,73 @@ async fn a_whole_answer_that_cannot_be_kept_is_cut_out_one_at_a_time() {
     assert_eq!(server.requests().len(), 5);
     let received = source.counters().demand.bytes_received;
     assert!(received < 5 << 20, "it stops at the end of the range, but took {received} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_blobs_are_kept_in_a_folder_if_there_is_one() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, (3 << 20) + 17);
+    let (second, _) = add(&server, 2 << 20);
+    server.set_script(|_| vec![Fault::IgnoreRange]);
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        options().with_whole_blobs_len_max(1 << 20).with_whole_blobs_folder(folder.path(), 4 << 20);
+    let source = source_with(&server, options);
+    assert!(!source.holds_whole(blob.id));
+    let reads = (0..20_u64).map(|number| {
+        let (source, content) = (source.clone(), content.clone());
+        async move {
+            let range = number * 150_000 + 7..number * 150_000 + 90_000;
+            let bytes = read(&source, &blob, range.clone()).await.unwrap();
+            assert_eq!(bytes, content.slice(range.start as usize..range.end as usize));
+        }
+    });
+    join_all(reads).await;
+    assert_eq!(read(&source, &blob, 0..blob.len).await.unwrap(), content);
+    assert!(source.holds_whole(blob.id));
+    assert_eq!((server.requests().len(), server.bytes_sent()), (1, blob.len));
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "the file has no name");
+    // The folder's limit: the first one has to go.
+    read(&source, &second, 0..second.len).await.unwrap();
+    assert!(source.holds_whole(second.id) && !source.holds_whole(blob.id));
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_used_costs_requests_but_no_bytes() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, 2 << 20);
+    server.set_script(|_| vec![Fault::IgnoreRange]);
+    let options = options()
+        .with_whole_blobs_len_max(1 << 20)
+        .with_whole_blobs_folder("/proc/self/no-such-folder", 1 << 30);
+    let source = source_with(&server, options);
+    for start in [0, 100, 5000] {
+        let bytes = read(&source, &blob, start..start + 10).await.unwrap();
+        assert_eq!(bytes, content.slice(start as usize..start as usize + 10));
+    }
+    assert_eq!(server.requests().len(), 1 + 3);
+}
+
+#[tokio::test]
+async fn what_a_host_makes_of_ranges_is_remembered() {
+    let server = RangeServer::start().await;
+    let (first, _) = add(&server, 1000);
+    let (second, content) = add(&server, 2000);
+    let source = source(&server);
+    read(&source, &first, 0..10).await.unwrap();
+    // A reader of another blob does not wait for the one that asked first.
+    server.push_fault(Fault::StallHead);
+    let mut stuck = Box::pin(read(&source, &second, 0..10));
+    assert!(futures::poll!(&mut stuck).is_pending());
+    while server.requests().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read(&source, &second, 5..20).await.unwrap(), content.slice(5..20));
+    assert_eq!(server.requests().len(), 3);
+    // Another source of the same options knows it, too; one that answers otherwise is noticed.
+    server.push_fault(Fault::IgnoreRange);
+    assert_eq!(read(&source, &second, 1000..2000).await.unwrap(), content.slice(1000..2000));
+    assert_eq!(server.requests().len(), 5);
 }
 
 #[tokio::test]
@@ -219,12 +286,12 @@ async fn a_damaged_whole_answer_is_fetched_once_more_around_caches() {
 async fn a_whole_answer_that_stays_damaged_is_an_error() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, 1000);
-    for _ in 0..2 {
+    for _ in 0..4 {
         server.push_faults(vec![Fault::IgnoreRange, Fault::FlipBit { bit: 0 }]);
     }
     let source = source(&server);
     let error = read(&source, &blob, 990..1000).await.unwrap_err();
     assert!(matches!(error, FetchError::DigestMismatch { .. }), "{error}");
     assert_eq!(read(&source, &blob, 0..1000).await.unwrap(), content);
-    assert_eq!(server.requests().len(), 3);
+    assert_eq!(server.requests().len(), 5);
 }

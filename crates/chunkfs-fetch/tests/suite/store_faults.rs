@@ -338,7 +338,8 @@ async fn a_pause_beyond_the_deadline_is_an_error_at_once() {
     let (blob, _) = add(&server, 100).await;
     server.push_fault(Fault::retry_after(503, "3600"));
     let started = Instant::now();
-    let error = read(&store_with(&server, options()), &blob, 0..100).await.unwrap_err();
+    let layout = store_with(&server, options().with_deadline(Duration::from_secs(10)));
+    let error = read(&layout, &blob, 0..100).await.unwrap_err();
     assert!(matches!(error, FetchError::Throttled { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(server.requests().len(), 1);

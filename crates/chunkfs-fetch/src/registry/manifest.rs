@@ -59,12 +59,14 @@ impl Exchange {
             request.headers.insert(CONTENT_TYPE, content_type.clone());
             request.body = Some(&body);
             let answer = self.send(&request).await?;
-            if !answer.status().is_success() {
-                return Err(answer.into_error(&what).await);
+            if answer.status().is_success() {
+                return Ok(Ok(id));
             }
-            Ok(id)
+            // A refusal is what a registry says to a form that it does not take: it is meant.
+            let error = answer.into_error(&what).await;
+            if error.is_retryable() { Err(error) } else { Ok(Err(error)) }
         })
-        .await
+        .await?
     }
 
     async fn fetch_manifest_once(

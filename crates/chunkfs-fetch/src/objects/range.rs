@@ -1,22 +1,19 @@
 //! Reading ranges: resumed after failures, with a second request beside one that is stuck.
 
 use std::ops::Range;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use futures::future::{Either, select};
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 use tokio::time::Instant;
 
 use super::source::Objects;
 use super::tries::Tries;
-use crate::error::{ErrorSource, FetchError};
+use crate::error::FetchError;
 use crate::layout::remote::blob_path;
 use crate::registry::pace::Pace;
+use crate::registry::progress::{Progress, hedged};
 use crate::source::{BlobDescriptor, Priority};
 
 /// What a caller wants; the range is not empty and lies within the blob.
@@ -27,46 +24,28 @@ pub(super) struct Wanted {
     pub(super) priority: Priority,
 }
 
-/// How a read goes, for those who watch it.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// The bytes received so far, those of failed tries that are not used included.
-    received: AtomicU64,
-    last_error: Mutex<Option<FetchError>>,
-}
-
 impl Objects {
     /// Reads exactly the range within the deadline.
     pub(super) async fn read_range(&self, wanted: Wanted) -> Result<Bytes, FetchError> {
-        let progress = Progress::default();
-        let read = self.read_hedged(&wanted, &progress);
+        let progress = self.progress(&wanted);
+        let first = self.read_patiently(&wanted, &progress);
         let after = self.options.deadline;
+        let hedge_after = self.options.hedge_after;
+        let hedge_after = hedge_after.filter(|_| wanted.priority == Priority::Demand);
+        let unwatched = self.progress(&wanted);
+        let read = async {
+            let Some(hedge_after) = hedge_after else { return first.await };
+            let stuck = progress.stuck(hedge_after, || true);
+            hedged(first, stuck, || self.read_patiently(&wanted, &unwatched)).await
+        };
         match tokio::time::timeout(after, read).await {
             Ok(result) => result,
-            Err(_) => Err(progress.timeout(format!("blob {}", wanted.blob.id), after)),
+            Err(_) => Err(progress.timeout(format!("blob {}", wanted.blob.id))),
         }
     }
 
-    /// Sends a second request if the first makes no progress; the first answer wins.
-    async fn read_hedged(&self, wanted: &Wanted, progress: &Progress) -> Result<Bytes, FetchError> {
-        let first = self.read_patiently(wanted, progress);
-        let hedge_after = self.options.hedge_after;
-        let Some(hedge_after) = hedge_after.filter(|_| wanted.priority == Priority::Demand) else {
-            return first.await;
-        };
-        let mut first = pin!(first);
-        if let Either::Left((result, _)) =
-            select(&mut first, pin!(progress.stuck(hedge_after))).await
-        {
-            return result;
-        }
-        let unwatched = Progress::default();
-        let second = pin!(self.read_patiently(wanted, &unwatched));
-        match select(first, second).await {
-            Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => Ok(bytes),
-            Either::Left((Err(_), second)) => second.await,
-            Either::Right((Err(_), first)) => first.await,
-        }
+    fn progress(&self, wanted: &Wanted) -> Progress {
+        Progress::new(wanted.range.end - wanted.range.start, self.options.deadline)
     }
 
     /// Reads in as many requests as failures make of it.
@@ -145,7 +124,7 @@ impl Objects {
                     missing -= piece.len();
                     received.extend_from_slice(&piece);
                     pace.note(started.elapsed(), piece.len() as u64);
-                    progress.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                    progress.add(piece.len());
                 }
                 Ok(None) => {
                     let received = expected - missing as u64;
@@ -154,31 +133,5 @@ impl Objects {
             }
         }
         Ok(())
-    }
-}
-
-impl Progress {
-    pub(super) fn note_error(&self, error: &FetchError) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-    }
-
-    /// Returns the error of a read that took too long.
-    pub(super) fn timeout(&self, what: String, after: Duration) -> FetchError {
-        let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let last = last.map(|error| Arc::new(error) as ErrorSource);
-        FetchError::Timeout { what, after, last }
-    }
-
-    /// Waits until nothing has come for a while.
-    async fn stuck(&self, hedge_after: Duration) {
-        let mut before = 0;
-        loop {
-            tokio::time::sleep(hedge_after).await;
-            let now = self.received.load(Ordering::Relaxed);
-            if now == before {
-                return;
-            }
-            before = now;
-        }
     }
 }

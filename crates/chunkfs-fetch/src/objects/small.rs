@@ -9,11 +9,11 @@ use object_store::{GetOptions, ObjectStore};
 use tokio::time::Instant;
 
 use super::failure::failure;
-use super::range::Progress;
 use super::source::Objects;
 use super::tries::Tries;
 use crate::error::FetchError;
 use crate::layout::remote::{FileVersion, SmallFile};
+use crate::registry::progress::Progress;
 use crate::source::Priority;
 
 /// Which part of the deadline the tries may take while it is not known whether the store works.
@@ -26,12 +26,12 @@ impl Objects {
         path: &str,
         len_max: u64,
     ) -> Result<Option<SmallFile>, FetchError> {
-        let progress = Progress::default();
+        let deadline = self.options.deadline;
+        let progress = Progress::new(len_max, deadline);
         let get = self.get_patiently(path, len_max, &progress);
-        let after = self.options.deadline;
-        match tokio::time::timeout(after, get).await {
+        match tokio::time::timeout(deadline, get).await {
             Ok(result) => result,
-            Err(_) => Err(progress.timeout(format!("{path} in {}", self.place), after)),
+            Err(_) => Err(progress.timeout(format!("{path} in {}", self.place))),
         }
     }
 

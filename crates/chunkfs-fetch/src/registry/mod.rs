@@ -28,6 +28,7 @@ pub(crate) mod origin;
 mod outgoing;
 pub(crate) mod pace;
 pub(crate) mod patience;
+pub(crate) mod progress;
 mod proxy;
 mod push;
 mod range;

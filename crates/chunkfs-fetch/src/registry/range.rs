@@ -1,14 +1,11 @@
 //! Reading one range, whatever the server makes of it.
 
 use std::ops::Range;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chunkfs_format::BlobId;
-use futures::future::{Either, select};
 use reqwest::StatusCode;
 
 use super::ahead::Ahead;
@@ -21,9 +18,10 @@ use super::limits::{Limits, Permit};
 use super::options::RegistryOptions;
 use super::origin::{Origin, redacted};
 use super::patience::{Patience, REREADS_MAX};
+use super::progress::{Progress, hedged};
 use super::turnstile::Turn;
 use super::whole::Wholes;
-use crate::error::{ErrorSource, FetchError};
+use crate::error::FetchError;
 use crate::source::{BlobDescriptor, Priority};
 
 /// Reads ranges of blobs.
@@ -52,14 +50,6 @@ struct Wanted {
     request: RangeRequest,
     received: BytesMut,
     progress: Arc<Progress>,
-}
-
-/// How a read goes, for those who watch it.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The bytes received so far.
-    received: AtomicU64,
-    last_error: Mutex<Option<FetchError>>,
 }
 
 impl RangeReader {
@@ -104,58 +94,34 @@ impl RangeReader {
         if request.range.is_empty() {
             return Ok(Bytes::new());
         }
-        let after = self.exchange.options.deadline;
-        let what = request.blob.id;
-        let progress = Arc::new(Progress::default());
-        match tokio::time::timeout(after, self.read_hedged(request, &progress)).await {
+        let options = &self.exchange.options;
+        let progress = Arc::new(request.progress(options.deadline));
+        let read = self.read_hedged(&request, &progress);
+        match tokio::time::timeout(options.deadline, read).await {
             Ok(result) => result,
-            Err(_) => {
-                let last = progress.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-                let last = last.clone().map(|error| Arc::new(error) as ErrorSource);
-                Err(FetchError::Timeout { what: format!("blob {what}"), after, last })
-            }
+            Err(_) => Err(progress.timeout(format!("blob {}", request.blob.id))),
         }
     }
 
-    /// Sends a second request if the first makes no progress; the first answer wins.
+    /// Sends a second request if the first does not get on. Only for blobs whose ranges can be read:
+    /// until that is known, others wait for the same answer, and a second one could be the whole.
     async fn read_hedged(
         &self,
-        request: RangeRequest,
+        request: &RangeRequest,
         progress: &Arc<Progress>,
     ) -> Result<Bytes, FetchError> {
         let first = self.read_patiently(Wanted::new(request.clone(), Arc::clone(progress)));
-        let hedge_after = self.exchange.options.hedge_after;
-        let Some(hedge_after) = hedge_after.filter(|_| request.priority == Priority::Demand) else {
-            return first.await;
-        };
-        let mut first = pin!(first);
-        let stuck = self.stuck(request.blob.id, progress, hedge_after);
-        if let Either::Left((result, _)) = select(&mut first, pin!(stuck)).await {
-            return result;
-        }
-        self.exchange.counters.hedged_reads.add(1);
-        let second = pin!(self.read_patiently(Wanted::new(request, Arc::default())));
-        match select(first, second).await {
-            Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => Ok(bytes),
-            Either::Left((Err(_), second)) => second.await,
-            Either::Right((Err(_), first)) => first.await,
-        }
-    }
-
-    /// Waits until a read has brought nothing for a while although its blob's ranges can be read.
-    ///
-    /// Until that is known, others wait for the same answer, and a second one could be the whole.
-    async fn stuck(&self, blob: BlobId, progress: &Progress, hedge_after: Duration) {
-        let state = self.state(blob);
-        let mut before = 0;
-        loop {
-            tokio::time::sleep(hedge_after).await;
-            let now = progress.received.load(Ordering::Relaxed);
-            if now == before && state.honours_ranges() {
-                return;
-            }
-            before = now;
-        }
+        let Exchange { options, counters, .. } = &*self.exchange;
+        let hedge_after = options.hedge_after.filter(|_| request.priority == Priority::Demand);
+        let Some(hedge_after) = hedge_after else { return first.await };
+        let state = self.state(request.blob.id);
+        let stuck = progress.stuck(hedge_after, || state.honours_ranges());
+        hedged(first, stuck, || {
+            counters.hedged_reads.add(1);
+            let unwatched = Arc::new(request.progress(options.deadline));
+            self.read_patiently(Wanted::new(request.clone(), unwatched))
+        })
+        .await
     }
 
     async fn read_patiently(&self, mut wanted: Wanted) -> Result<Bytes, FetchError> {
@@ -170,8 +136,7 @@ impl RangeReader {
                 Ok(()) => wanted.truncated(&self.exchange),
                 Err(error) => error,
             };
-            let last = Some(error.clone());
-            *wanted.progress.last_error.lock().unwrap_or_else(PoisonError::into_inner) = last;
+            wanted.progress.note_error(&error);
             if matches!(error, FetchError::DigestMismatch { .. }) && damaged_count < REREADS_MAX {
                 // A whole blob was damaged on its way: again, around caches.
                 damaged_count += 1;
@@ -274,6 +239,12 @@ impl RangeReader {
     }
 }
 
+impl RangeRequest {
+    fn progress(&self, deadline: Duration) -> Progress {
+        Progress::new(self.range.end - self.range.start, deadline)
+    }
+}
+
 impl Wanted {
     fn new(request: RangeRequest, progress: Arc<Progress>) -> Self {
         Self { request, received: BytesMut::new(), progress }
@@ -321,7 +292,7 @@ impl Wanted {
             let missing = end - self.remaining().start;
             piece.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
             self.received.extend_from_slice(&piece);
-            self.progress.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.progress.add(piece.len());
         }
         if !self.remaining().is_empty() {
             return Ok(());

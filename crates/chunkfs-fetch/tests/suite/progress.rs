@@ -56,6 +56,24 @@ async fn a_demand_read_that_stands_still_gets_a_second_request() {
 }
 
 #[tokio::test]
+async fn a_read_that_is_too_slow_for_its_deadline_gets_a_second_request() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, 100_000);
+    let source = source_with(
+        &server,
+        options()
+            .with_hedge_after(Some(Duration::from_millis(100)))
+            .with_deadline(Duration::from_secs(6)),
+    );
+    read(&source, &blob, 0..1).await.unwrap();
+    // 10 KB in a second: neither a stall nor a trickle, but all would take ten.
+    server.push_fault(Fault::Drip { piece_len: 500, pause: Duration::from_millis(50) });
+    assert_eq!(read(&source, &blob, 0..100_000).await.unwrap(), content);
+    assert_eq!(ranges(&server)[1..], ["bytes=0-99999", "bytes=0-99999"]);
+    assert_eq!(source.counters().hedged_reads, 1);
+}
+
+#[tokio::test]
 async fn neither_prefetch_nor_blobs_that_may_come_whole_get_second_requests() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, 1000);

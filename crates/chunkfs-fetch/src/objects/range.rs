@@ -36,7 +36,11 @@ impl Objects {
         let read = async {
             let Some(hedge_after) = hedge_after else { return first.await };
             let stuck = progress.stuck(hedge_after, || true);
-            hedged(first, stuck, || self.read_patiently(&wanted, &unwatched)).await
+            hedged(first, stuck, || {
+                self.counters.hedged_reads.add(1);
+                self.read_patiently(&wanted, &unwatched)
+            })
+            .await
         };
         match tokio::time::timeout(after, read).await {
             Ok(result) => result,
@@ -61,9 +65,12 @@ impl Objects {
             let range = wanted.range.start + before as u64..wanted.range.end;
             let permit = self.limits.acquire(wanted.priority).await?;
             let store = self.store.current();
+            let counters = self.counters.of(wanted.priority);
+            counters.requests.add(1);
             let read = self.read_once(&store, &wanted.blob, range, &mut received, progress);
             let result = read.await;
             drop(permit);
+            counters.bytes_received.add((received.len() - before) as u64);
             let Err(error) = result else {
                 tries.succeeded();
                 return Ok(received.freeze());

@@ -48,10 +48,13 @@ impl Objects {
         loop {
             let permit = self.limits.acquire(Priority::Demand).await?;
             let store = self.store.current();
+            let counters = self.counters.of(Priority::Demand);
+            counters.requests.add(1);
             let result = self.get_once(&store, &path, len_max, progress).await;
             drop(permit);
             let error = match result {
                 Ok(Some(file)) => {
+                    counters.bytes_received.add(file.bytes.len() as u64);
                     tries.succeeded();
                     return Ok(Some(file));
                 }

@@ -16,10 +16,12 @@ use super::connect::Connect;
 use super::options::StoreOptions;
 use super::range::Wanted;
 use super::store::Store;
+use crate::counters::FetchCounters;
 use crate::error::FetchError;
 use crate::layout::remote::{self, Expected, LayoutFiles, SmallFile};
 use crate::layout::stream_in_steps;
 use crate::reference::StoreReference;
+use crate::registry::counters::Counters;
 use crate::registry::limits::Limits;
 use crate::registry::patience::REREADS_MAX;
 use crate::source::{
@@ -53,6 +55,7 @@ pub(super) struct Objects {
     pub(super) place: String,
     pub(super) options: StoreOptions,
     pub(super) limits: Limits,
+    pub(super) counters: Counters,
     /// Whether a read has succeeded, so that refusals need not be final.
     pub(super) has_served: AtomicBool,
 }
@@ -85,9 +88,16 @@ impl ObjectLayout {
 
     fn with_store(store: Store, prefix: &str, place: &str, options: StoreOptions) -> Self {
         let limits = Limits::new(options.connections_max, options.prefetch_connections_max);
-        let (prefix, place) = (prefix.to_owned(), place.to_owned());
-        let has_served = AtomicBool::new(false);
-        Self { objects: Arc::new(Objects { store, prefix, place, options, limits, has_served }) }
+        let objects = Objects {
+            store,
+            prefix: prefix.to_owned(),
+            place: place.to_owned(),
+            options,
+            limits,
+            counters: Counters::default(),
+            has_served: AtomicBool::new(false),
+        };
+        Self { objects: Arc::new(objects) }
     }
 
     /// Returns `selector` if there is one, else the digest of the only manifest of the layout.
@@ -167,6 +177,7 @@ impl BlobSource for ObjectLayout {
         if damaged_count.get() > REREADS_MAX {
             return Ok(None);
         }
+        self.objects.counters.rereads.add(1);
         let options = &self.objects.options;
         let pause = options.backoff * (damaged_count.get() - 1);
         task::run(&options.runtime, async move {
@@ -175,6 +186,11 @@ impl BlobSource for ObjectLayout {
         })
         .await?;
         self.read_range(blob, range, priority).await.map(Some)
+    }
+
+    /// Counts reads as object_store was asked for them: its own retries are not among them.
+    fn counters(&self) -> FetchCounters {
+        self.objects.counters.snapshot()
     }
 
     fn place(&self) -> String {

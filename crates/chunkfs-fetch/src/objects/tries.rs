@@ -38,12 +38,16 @@ impl<'a> Tries<'a> {
         has_progressed: bool,
     ) -> Result<(), FetchError> {
         if !self.is_doubtful(&error) {
-            return self.patience.after(error, has_progressed).await;
-        }
-        if is_refusal(&error) {
+            self.patience.after(error, has_progressed).await?;
+        } else if is_refusal(&error) {
+            // Keys that are being replaced: a demand read waits for the new ones.
             self.objects.store.renew(store, &self.objects.options.runtime).await;
+            self.patience.again(error).await?;
+        } else {
+            self.patience.doubt(error, true).await?;
         }
-        self.patience.doubt(error, true).await
+        self.objects.counters.retries.add(1);
+        Ok(())
     }
 
     /// Returns whether an error that looks final may pass: the answer belongs to something else, or

@@ -6,30 +6,30 @@ use crate::counters::{FetchCounters, PriorityCounters};
 use crate::source::Priority;
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     demand: ByPriority,
     prefetch: ByPriority,
-    pub(super) retries: Count,
-    pub(super) redirects: Count,
-    pub(super) token_requests: Count,
-    pub(super) whole_blob_transfers: Count,
-    pub(super) hedged_reads: Count,
-    pub(super) rereads: Count,
-    pub(super) mirror_failures: Count,
+    pub(crate) retries: Count,
+    pub(crate) redirects: Count,
+    pub(crate) token_requests: Count,
+    pub(crate) whole_blob_transfers: Count,
+    pub(crate) hedged_reads: Count,
+    pub(crate) rereads: Count,
+    pub(crate) mirror_failures: Count,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct ByPriority {
-    pub(super) requests: Count,
-    pub(super) bytes_received: Count,
+pub(crate) struct ByPriority {
+    pub(crate) requests: Count,
+    pub(crate) bytes_received: Count,
 }
 
 /// A number that only grows. Relaxed ordering: counts order nothing else.
 #[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
+pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    pub(super) fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
@@ -39,14 +39,14 @@ impl Count {
 }
 
 impl Counters {
-    pub(super) fn of(&self, priority: Priority) -> &ByPriority {
+    pub(crate) fn of(&self, priority: Priority) -> &ByPriority {
         match priority {
             Priority::Demand => &self.demand,
             Priority::Prefetch => &self.prefetch,
         }
     }
 
-    pub(super) fn snapshot(&self) -> FetchCounters {
+    pub(crate) fn snapshot(&self) -> FetchCounters {
         FetchCounters {
             demand: self.demand.snapshot(),
             prefetch: self.prefetch.snapshot(),

@@ -12,7 +12,7 @@ mod blobs;
 pub(crate) mod body;
 mod challenge;
 pub(crate) mod client;
-mod counters;
+pub(crate) mod counters;
 mod credentials;
 mod date;
 mod docker_config;

@@ -84,7 +84,7 @@ impl Patience {
 
     /// Waits before the next try after a failure that may pass, or returns the error if there is to be
     /// none.
-    pub(super) async fn again(&mut self, error: FetchError) -> Result<(), FetchError> {
+    pub(crate) async fn again(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.retries_left = self.retries_left.checked_sub(1).ok_or(error)?;
         self.pause().await;
         Ok(())

@@ -5,7 +5,8 @@ use reqwest::{NoProxy, Proxy};
 use crate::error::FetchError;
 
 /// Hosts that are never behind a proxy: this machine, and what answers for the metadata of an instance.
-const DIRECT: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,metadata.google.internal";
+const DIRECT: &str =
+    "localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::/32,metadata.google.internal";
 
 type Make = fn(String) -> reqwest::Result<Proxy>;
 

@@ -77,6 +77,7 @@ impl Rig {
         metadata.set("GET /container", keys.rotate("key-1", expiration));
         let options = StoreOptions::new(Handle::current())
             .with_backoff(Duration::from_millis(2))
+            .with_retries_max(4)
             .with_settings(settings);
         let reference = "s3://bucket/images/x".parse().unwrap();
         let layout = ObjectLayout::connect(&reference, options).unwrap();

@@ -265,8 +265,11 @@ pub enum FetchError {
     )]
     NotConverted,
 
-    /// Plain HTTP would be needed for a host that is not this machine.
-    #[error("{host} is not this machine, so plain HTTP is refused; allow it with `--plain-http`")]
+    /// Plain HTTP would be needed where it is not allowed.
+    #[error(
+        "{host} would be spoken to without encryption, which is refused; allow it with \
+         `--plain-http`, or by `http://` where a reference says `https://`"
+    )]
     PlainHttp {
         /// The host and port.
         host: String,

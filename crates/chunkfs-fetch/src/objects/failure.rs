@@ -8,6 +8,9 @@ use object_store::Error;
 use crate::error::FetchError;
 
 const DETAIL_LEN_MAX: usize = 300;
+/// Where instances of S3, GCS and Azure look for credentials if none are set.
+const METADATA_PATHS: [&str; 4] =
+    ["/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/"];
 
 /// What object_store says, without the query strings of URLs, which may be signatures.
 #[derive(Debug)]
@@ -56,6 +59,9 @@ pub(super) fn failure(place: &str, what: &str, error: Error) -> FetchError {
                     text = format!("{text}: {inner}");
                 }
                 cause = error.source();
+            }
+            if METADATA_PATHS.iter().any(|path| text.contains(path)) {
+                text = format!("no keys are set, and this machine's metadata gave none: {text}");
             }
             let source = Arc::new(StoreFailure(clean(&text)));
             FetchError::Transport { url: place.to_owned(), source }
@@ -126,6 +132,11 @@ mod tests {
             let FetchError::Forbidden { what, .. } = error else { panic!("{error}") };
             assert_eq!(what, expected);
         }
+        let text = "PUT http://169.254.169.254/latest/api/token failed".to_owned();
+        let source = Box::new(StoreFailure(text));
+        let error = failure("s3://b", "blob x", Error::Generic { store: "S3", source });
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.starts_with("no keys are set"), "{text}");
         let source = Box::new(StoreFailure(String::new()));
         let error = failure("s3://b", "blob x", Error::NotFound { path: String::new(), source });
         assert_eq!(error.to_string(), "blob x in s3://b does not exist");

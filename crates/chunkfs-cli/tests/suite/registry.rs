@@ -124,7 +124,8 @@ fn plain_http_is_for_this_machine_or_by_request() {
     // Leads here, but is no loopback address.
     let other = format!("docker://0.0.0.0:{}/a:v1", registry.server.address().port());
     let error = scratch.fail(["cat", &other, "a"]);
-    let remedy = "is not this machine, so plain HTTP is refused; allow it with `--plain-http`";
+    let remedy =
+        "would be spoken to without encryption, which is refused; allow it with `--plain-http`";
     assert!(error.ends_with(remedy), "{error}");
     assert_eq!(scratch.run(["cat", &other, "a", "--plain-http"]), "hello\n");
 }

@@ -13,7 +13,7 @@ const RETRIES_MAX: u32 = 4;
 pub(crate) const REREADS_MAX: u32 = 3;
 /// How often a place is asked again after it refused or answered something else: one that has worked
 /// before, and any other.
-const DOUBTS_MAX: u32 = 4;
+const DOUBTS_MAX: u32 = 6;
 const FIRST_DOUBTS_MAX: u32 = 2;
 /// How often one read may be continued after answers that brought some of the bytes.
 const STEPS_MAX: u32 = 64;
@@ -30,8 +30,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     pub(super) fn new(options: &RegistryOptions) -> Self {
-        let mut patience =
-            Self::with_retries(options.retries_max.unwrap_or(RETRIES_MAX), options.backoff);
+        let mut patience = Self::with_retries(options.retries_max, RETRIES_MAX, options.backoff);
         if options.is_of_mirror {
             // The next place is better than patience.
             patience.doubts_max = 0;
@@ -39,8 +38,9 @@ impl Patience {
         patience
     }
 
-    fn with_retries(retries_left: u32, backoff: Duration) -> Self {
-        let doubts_max = retries_left.min(DOUBTS_MAX);
+    fn with_retries(retries_max: Option<u32>, default: u32, backoff: Duration) -> Self {
+        let retries_left = retries_max.unwrap_or(default);
+        let doubts_max = retries_max.unwrap_or(DOUBTS_MAX).min(DOUBTS_MAX);
         Self { retries_left, doubt_count: 0, doubts_max, steps_left: STEPS_MAX, backoff }
     }
 
@@ -61,7 +61,7 @@ impl Patience {
         priority: Priority,
     ) -> Self {
         let default = if priority == Priority::Demand { u32::MAX } else { RETRIES_MAX };
-        Self::with_retries(retries_max.unwrap_or(default), backoff)
+        Self::with_retries(retries_max, default, backoff)
     }
 
     /// Waits before the next try, or returns the error if there is to be none.

@@ -41,7 +41,7 @@ use crate::task;
 /// * *Mirrors.* Those of the options are asked first, in order, while they work.
 /// * *Failures.* Connection errors, cut bodies, stalls and the statuses 408, 429, 500, 502, 503,
 ///   504 and 520 to 530 are retried with growing pauses; `Retry-After` holds back all requests to that
-///   host, for 30 s at most. Refusals such as 404 are asked again twice, or four times if the place
+///   host, for 30 s at most. Refusals such as 404 are asked again twice, or six times if the place
 ///   has served this repository before; credentials that worked until then until the deadline.
 ///
 /// # Example

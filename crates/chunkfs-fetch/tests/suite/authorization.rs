@@ -89,8 +89,8 @@ async fn an_expired_token_that_is_answered_with_403_is_renewed_once() {
     );
     let error = read(&source, &blob, 0..1).await.unwrap_err();
     assert!(matches!(error, FetchError::Forbidden { .. }), "{error}");
-    // Asked again four times, as it worked before.
-    assert_eq!(token_request_count(&server), 2 + 5);
+    // Asked again six times, as it worked before.
+    assert_eq!(token_request_count(&server), 2 + 7);
 }
 
 #[tokio::test]

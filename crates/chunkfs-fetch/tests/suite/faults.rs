@@ -61,7 +61,7 @@ async fn a_refusal_of_what_worked_before_is_doubted() {
         assert_eq!(asked, [None, None, around.clone(), around.clone(), around], "{fault:?}");
         server.set_script(move |_| vec![fault.clone()]);
         read(&source, &blob, 0..1).await.unwrap_err();
-        assert_eq!(server.requests().len(), 5 + 5);
+        assert_eq!(server.requests().len(), 5 + 7);
     }
 }
 

@@ -66,9 +66,9 @@ async fn a_signed_url_that_never_works_is_renewed_a_few_times() {
     registry.redirect_blobs_to(&storage, redirect(|redirect| redirect.uses = Some(0)));
     let error = read(&source, &blob, 0..10).await.unwrap_err();
     assert!(matches!(error, FetchError::Forbidden { .. }), "{error}");
-    // One that worked, then the old URL and five new ones.
-    assert_eq!(registry.requests().len(), 1 + 5);
-    assert_eq!(storage.requests().len(), 1 + 1 + 5);
+    // One that worked, then the old URL and seven new ones.
+    assert_eq!(registry.requests().len(), 1 + 7);
+    assert_eq!(storage.requests().len(), 1 + 1 + 7);
 }
 
 #[tokio::test]

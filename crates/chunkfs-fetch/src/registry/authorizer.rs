@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared};
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Url};
 use tokio::time::Instant;
@@ -16,14 +15,15 @@ use super::counters::Counters;
 use super::credentials::{Credential, CredentialsReason};
 use super::options::RegistryOptions;
 use super::origin::Origin;
-use super::patience::{Patience, jittered};
+use super::patience::Patience;
+use super::slot::{Authorization, Flight, Slot};
 use super::token::{TokenRequest, basic};
 use crate::error::FetchError;
 
 /// A token is renewed this long before it expires, or a tenth of its life if that is shorter.
 const RENEW_EARLY_MAX: Duration = Duration::from_secs(30);
-/// The longest pause between tries of credentials that do not work.
-const REFUSAL_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often credentials are asked for because of a 403, which most often is about rights.
+const REPLACE_PAUSE: Duration = Duration::from_secs(30);
 /// How many repositories blobs can be mounted from before the tokens for that are forgotten.
 const SLOTS_MAX: usize = 64;
 
@@ -34,35 +34,6 @@ pub(super) enum Access {
     Push,
     /// Push here, and pull from this repository.
     Mount(String),
-}
-
-/// What goes into the `Authorization` header.
-#[derive(Clone)]
-pub(super) struct Authorization {
-    pub(super) value: HeaderValue,
-    /// Grows with every renewal, so that a reader can tell whether another has renewed already.
-    generation: u64,
-    renew_at: Option<Instant>,
-}
-
-type Flight = Shared<BoxFuture<'static, Result<Authorization, FetchError>>>;
-
-#[derive(Default)]
-struct Slot {
-    challenge: Option<Challenge>,
-    current: Option<Authorization>,
-    flight: Option<Flight>,
-    generation: u64,
-    refusal: Option<Refusal>,
-}
-
-/// Credentials that did not work. For a while they are not tried again, because accounts are locked after
-/// too many tries; readers get the same error.
-#[derive(Clone)]
-struct Refusal {
-    error: FetchError,
-    until: Instant,
-    count: u32,
 }
 
 /// Obtains and keeps what one registry demands.
@@ -99,12 +70,15 @@ impl Authorizer {
         let flight = {
             let mut slots = self.slots();
             let Some(slot) = slots.get_mut(access) else { return Ok(None) };
+            if let Some(error) = slot.refused() {
+                return Err(error);
+            }
             match (&slot.current, slot.challenge.clone()) {
                 (Some(current), _) if !current.is_due() => return Ok(Some(current.clone())),
                 (Some(_), Some(challenge)) => {
-                    self.join(slot, access, challenge, CredentialsReason::Initial)
+                    self.join(slot, access, challenge, CredentialsReason::Initial, false)
                 }
-                _ => return Ok(None),
+                _ => return Ok(slot.begin_trial()),
             }
         };
         flight.await.map(Some)
@@ -139,7 +113,8 @@ impl Authorizer {
                     detail,
                 });
             };
-            self.join(slot, access, challenge, reason)
+            let is_trial = refused.is_some_and(|refused| refused.is_trial);
+            self.join(slot, access, challenge, reason, is_trial)
         };
         flight.await
     }
@@ -153,27 +128,32 @@ impl Authorizer {
         access: &Access,
         challenge: Challenge,
         reason: CredentialsReason,
+        is_trial: bool,
     ) -> Flight {
         // One that is over but still here ended in a panic of the credentials source.
         if let Some(flight) = slot.flight.as_ref().filter(|flight| flight.peek().is_none()) {
             return flight.clone();
         }
-        if let Some(refusal) =
-            slot.refusal.as_ref().filter(|refusal| refusal.until > Instant::now())
-        {
-            return futures::future::ready(Err(refusal.error.clone())).boxed().shared();
+        if let Some(error) = slot.refused().filter(|_| !is_trial) {
+            return futures::future::ready(Err(error)).boxed().shared();
         }
+        let is_refused = slot.begin_trial().is_some();
+        let reason = if is_refused { CredentialsReason::Rejected } else { reason };
         slot.generation += 1;
         slot.challenge = Some(challenge.clone());
         let (authorizer, access, generation) = (Arc::clone(self), access.clone(), slot.generation);
         let task = self.options.runtime.spawn(async move {
             let deadline = authorizer.options.deadline;
-            let obtained = authorizer.obtain(&access, &challenge, reason);
+            let is_basic = challenge == Challenge::Basic;
+            let obtained = authorizer.obtain(&access, &challenge, reason, is_refused);
             let result = match tokio::time::timeout(deadline, obtained).await {
                 Ok(result) => result.map(|(value, life)| Authorization {
-                    value,
+                    value: Some(value),
                     generation,
                     renew_at: life.map(|life| Instant::now() + life),
+                    is_basic,
+                    // An endpoint that gives a token has seen the credentials.
+                    is_trial: is_basic && is_refused,
                 }),
                 Err(_) => {
                     let what = format!("a token for {}", authorizer.origin.host());
@@ -192,16 +172,80 @@ impl Authorizer {
         flight
     }
 
+    /// Notes that the registry refused what was given to it on trial. Several readers may have shown it:
+    /// that counts once.
+    ///
+    /// # Errors
+    /// The error for readers, unless there is something newer to show.
+    pub(super) fn refuse(
+        &self,
+        access: &Access,
+        refused: &Authorization,
+    ) -> Result<Authorization, FetchError> {
+        let detail = "it goes on refusing them".to_owned();
+        let error = FetchError::Unauthorized { host: self.origin.host().to_owned(), detail };
+        if let Some(slot) = self.slots().get_mut(access)
+            && let Some(current) = &slot.current
+        {
+            if current.generation > refused.generation {
+                return Ok(current.clone());
+            }
+            slot.refuse(error.clone(), self.options.backoff);
+        }
+        Err(error)
+    }
+
+    /// Notes that the registry takes what was given to it on trial.
+    pub(super) fn accept(&self, access: &Access, accepted: &Authorization) {
+        if let Some(slot) = self.slots().get_mut(access) {
+            slot.accept(accepted.generation);
+        }
+    }
+
+    /// Asks for credentials in place of those that a registry answered with 403, as some do when a
+    /// password has expired. Returns `None` if there are no others, or if that was asked lately.
+    pub(super) async fn replace(
+        &self,
+        access: &Access,
+        refused: &Authorization,
+    ) -> Option<Authorization> {
+        {
+            let mut slots = self.slots();
+            let slot = slots.get_mut(access)?;
+            let current = slot.current.as_ref().filter(|now| now.generation > refused.generation);
+            if let Some(current) = current {
+                return Some(current.clone());
+            }
+            if slot.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE) {
+                return None;
+            }
+            slot.replaced_at = Some(Instant::now());
+        }
+        let reason = CredentialsReason::Rejected;
+        let given = self.credential(&Challenge::Basic, reason, false).await.ok()??;
+        let Credential::Password { username, password } = given else { return None };
+        let mut slots = self.slots();
+        let slot = slots.get_mut(access)?;
+        slot.generation += 1;
+        let (value, generation) = (basic(&username, &password), slot.generation);
+        let (is_basic, is_trial) = (true, false);
+        let value = Some(value);
+        let replaced = Authorization { value, generation, renew_at: None, is_basic, is_trial };
+        slot.current = Some(replaced.clone());
+        Some(replaced)
+    }
+
     /// Returns a header value and for how long to use it.
     async fn obtain(
         &self,
         access: &Access,
         challenge: &Challenge,
         reason: CredentialsReason,
+        is_refused: bool,
     ) -> Result<(HeaderValue, Option<Duration>), FetchError> {
         let host = self.origin.host();
         // A token that is refused at once may have been damaged on its way; another one tells.
-        let may_repeat = matches!(challenge, Challenge::Bearer(_));
+        let may_repeat = is_refused || matches!(challenge, Challenge::Bearer(_));
         let mut credential = self.credential(challenge, reason, may_repeat).await?;
         match challenge {
             Challenge::Basic => match credential {
@@ -276,7 +320,13 @@ impl Authorizer {
         may_repeat: bool,
     ) -> Result<Option<Credential>, FetchError> {
         let known = self.known_credential().clone();
-        if let (Some(known), CredentialsReason::Initial) = (&known, reason) {
+        // Anonymous access works with tokens only.
+        let is_enough = |known: &Option<Credential>| {
+            known.is_some() || matches!(challenge, Challenge::Bearer(_))
+        };
+        if let (Some(known), CredentialsReason::Initial) = (&known, reason)
+            && is_enough(known)
+        {
             return Ok(known.clone());
         }
         // Whatever is refused the first time was not given by anybody: there is nothing to reject.
@@ -298,30 +348,6 @@ impl Authorizer {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Access, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Slot {
-    /// Keeps what a renewal brought.
-    fn settle(&mut self, result: &Result<Authorization, FetchError>, backoff: Duration) {
-        match result {
-            Ok(authorization) => (self.current, self.refusal) = (Some(authorization.clone()), None),
-            Err(error) if error.is_about_credentials() => {
-                // What the registry refused is not sent again either.
-                self.current = None;
-                let count = self.refusal.as_ref().map_or(0, |refusal| refusal.count);
-                let pause = backoff.saturating_mul(1 << count.min(16)).min(REFUSAL_PAUSE_MAX);
-                let until = Instant::now() + jittered(pause);
-                self.refusal = Some(Refusal { error: error.clone(), until, count: count + 1 });
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-impl Authorization {
-    fn is_due(&self) -> bool {
-        self.renew_at.is_some_and(|renew_at| renew_at <= Instant::now())
     }
 }
 

@@ -10,7 +10,7 @@ use reqwest::header::{
 };
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
-use super::authorizer::{Access, Authorization, Authorizer};
+use super::authorizer::{Access, Authorizer};
 use super::body::{Body, stalled};
 use super::challenge::Challenge;
 use super::client::{is_connect, transport_error};
@@ -19,6 +19,7 @@ use super::credentials::CredentialsReason;
 use super::options::RegistryOptions;
 use super::origin::{Origin, host_of, redacted};
 use super::patience::Patience;
+use super::slot::Authorization;
 use crate::error::FetchError;
 use crate::source::Priority;
 
@@ -153,15 +154,37 @@ impl Exchange {
         let mut is_fresh = false;
         for tries in 1..=AUTHORIZATION_TRIES_MAX {
             let answer = self.send_once(request, authorization.as_ref()).await?;
-            // Some registries answer an expired token with 403.
-            let may_be_expired =
-                answer.status() == StatusCode::FORBIDDEN && authorization.is_some() && !is_fresh;
-            let is_refused = answer.status() == StatusCode::UNAUTHORIZED || may_be_expired;
+            let is_forbidden = answer.status() == StatusCode::FORBIDDEN;
+            let is_unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
+            let given = authorization.as_ref();
+            let shown = given.filter(|given| given.value.is_some());
+            if let Some(given) = given.filter(|given| given.is_trial) {
+                if !is_unauthorized && !is_forbidden {
+                    self.authorizer.accept(request.access, given);
+                } else if is_unauthorized && shown.is_some() && tries < AUTHORIZATION_TRIES_MAX {
+                    authorization = Some(self.authorizer.refuse(request.access, given)?);
+                    continue;
+                }
+            }
+            if let Some(given) = shown.filter(|shown| shown.is_basic)
+                && is_forbidden
+                && tries < AUTHORIZATION_TRIES_MAX
+            {
+                // Some registries answer an expired password with 403.
+                match self.authorizer.replace(request.access, given).await {
+                    Some(replaced) => authorization = Some(replaced),
+                    None => return Ok(answer),
+                }
+                continue;
+            }
+            // And an expired token.
+            let may_be_expired = is_forbidden && shown.is_some() && !is_fresh;
+            let is_refused = is_unauthorized || may_be_expired;
             if !is_refused || tries == AUTHORIZATION_TRIES_MAX {
                 return Ok(answer);
             }
             let challenge = Challenge::from_headers(answer.response().headers());
-            let is_basic = challenge == Some(Challenge::Basic) && authorization.is_some();
+            let is_basic = challenge == Some(Challenge::Basic) && shown.is_some();
             let reason = if is_fresh || is_basic {
                 CredentialsReason::Rejected
             } else {
@@ -191,8 +214,8 @@ impl Exchange {
         if self.origin.is_same(&request.url) {
             builder = builder.headers(self.origin.headers().clone());
         }
-        if let Some(authorization) = authorization {
-            builder = builder.header(AUTHORIZATION, authorization.value.clone());
+        if let Some(value) = authorization.and_then(|authorization| authorization.value.as_ref()) {
+            builder = builder.header(AUTHORIZATION, value.clone());
         }
         if let Some(body) = request.body {
             builder = builder

@@ -34,6 +34,7 @@ mod push;
 mod range;
 mod room;
 mod sites;
+mod slot;
 mod source;
 mod stream;
 mod token;

@@ -152,39 +152,6 @@ async fn credentials_are_asked_for_again_when_they_stop_working() {
     }
 }
 
-/// base64 of `user:rotated`.
-const ROTATED: &str = "dXNlcjpyb3RhdGVk";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_that_the_credentials_learn_late_costs_few_tries_and_no_read() {
-    let rotated = |authorization: &Authorization| match authorization {
-        Authorization::Basic { .. } => Authorization::Basic { encoded: ROTATED.to_owned() },
-        _ => Authorization::Bearer {
-            expires_in: Some(300),
-            encoded: Some(ROTATED.to_owned()),
-            refresh_token: None,
-        },
-    };
-    for authorization in [bearer(Some(300)), Authorization::Basic { encoded: ENCODED.to_owned() }] {
-        let server = RangeServer::start().await;
-        let (blob, content) = add(&server, 100);
-        server.set_authorization(authorization.clone());
-        // The old one is given five more times before the new one is.
-        let mut sequence = vec![Some(password()); 6];
-        sequence.push(Some(Credential::password("user", "rotated")));
-        let sequence = Sequence::new(sequence);
-        let source = source_with(&server, options().with_credentials(sequence.clone()));
-        read(&source, &blob, 0..1).await.unwrap();
-        server.set_authorization(rotated(&authorization));
-        server.expire_tokens();
-        server.clear_requests();
-        let reads = join_all((0..100).map(|_| read(&source, &blob, 5..50))).await;
-        assert!(reads.iter().all(|read| *read.as_ref().unwrap() == content.slice(5..50)));
-        assert_eq!(sequence.reasons.lock().unwrap().len(), 7, "asked once for all readers");
-        assert!(token_request_count(&server) <= 12, "{}", token_request_count(&server));
-    }
-}
-
 #[tokio::test]
 async fn refused_credentials_are_an_error_without_endless_requests() {
     for authorization in [bearer(Some(300)), Authorization::Basic { encoded: ENCODED.to_owned() }] {

@@ -17,6 +17,7 @@ mod push;
 mod ranges;
 mod real;
 mod redirects;
+mod rotation;
 mod s3;
 mod store_faults;
 mod store_writes;

@@ -247,14 +247,14 @@ impl Cache {
     }
 
     /// Returns the folder, if there is one that works, and how many bytes may be spent there on copies
-    /// that need not last: what is free on its volume, less the reserve, and no more than the quota.
-    /// Asks the file system.
+    /// that need not last: half of what is free on its volume, less the reserve, and no more than half of
+    /// the quota, because chunks come beside them. Asks the file system.
     pub fn spare(&self) -> Option<(PathBuf, u64)> {
         let CacheOptions { folder, quota_len, reserve_len, .. } = &self.inner.options;
         let folder = folder.as_ref()?;
         let free_len = self.inner.disk.as_ref()?.store.files.free_len().ok()?;
         let len = free_len.saturating_sub(*reserve_len).min(quota_len.unwrap_or(u64::MAX));
-        Some((folder.clone(), len))
+        Some((folder.clone(), len / 2))
     }
 
     /// Returns the runtime that fetching and decoding run on.

@@ -293,6 +293,11 @@ impl Loader {
         futures
     }
 
+    /// Returns where the chunks are fetched from.
+    pub fn source(&self) -> &Arc<dyn BlobSource> {
+        &self.source
+    }
+
     /// Returns the most bytes that one request asks for, unless a chunk alone is longer.
     pub fn request_len_max(&self) -> u64 {
         self.cache.options.request_len_max

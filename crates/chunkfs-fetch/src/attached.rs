@@ -146,6 +146,10 @@ impl BlobSource for Remembering {
         self.source.holds_whole(blob)
     }
 
+    fn release_whole(&self, blob: BlobId) {
+        self.source.release_whole(blob);
+    }
+
     fn counters(&self) -> FetchCounters {
         self.source.counters()
     }

@@ -80,6 +80,12 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Lets go of a blob of which all is here, because the caller has kept what it needs. The default
+    /// does nothing.
+    fn release_whole(&self, blob: BlobId) {
+        let _ = blob;
+    }
+
     /// Returns what this source has done so far. The default counts nothing.
     fn counters(&self) -> FetchCounters {
         FetchCounters::default()

@@ -1,8 +1,8 @@
 //! What to fetch along with a missing chunk.
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use chunkfs_cache::{ChunkFuture, ChunkRequest, Loader, Neighbours};
 use chunkfs_format::BlobId;
@@ -46,8 +46,8 @@ pub(crate) struct Neighbourhood {
     asked: Mutex<Asked>,
     /// Whether anything is guessed.
     guesses: bool,
-    /// The blobs of which everything is being kept.
-    wholes: Mutex<HashSet<BlobId>>,
+    /// The blobs of which everything is going to be kept.
+    wholes: Arc<Mutex<WholeQueue>>,
     background: Weak<Background>,
 }
 
@@ -63,6 +63,36 @@ struct Asked {
 #[derive(Debug)]
 struct Bits(Vec<u64>);
 
+/// Blobs that came whole.
+#[derive(Debug, Default)]
+struct WholeQueue {
+    blobs: VecDeque<BlobId>,
+    /// The one that is being kept; `None` while nobody works.
+    current: Option<BlobId>,
+}
+
+impl WholeQueue {
+    /// Adds a blob unless it is there. Returns whether somebody has to begin to work.
+    fn push(&mut self, blob: BlobId) -> bool {
+        if self.current == Some(blob) || self.blobs.contains(&blob) {
+            return false;
+        }
+        self.blobs.push_back(blob);
+        if self.current.is_some() {
+            return false;
+        }
+        self.current = Some(blob);
+        true
+    }
+
+    /// Takes the next blob; with the last one the work ends.
+    fn next(queue: &Mutex<Self>) -> Option<BlobId> {
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.current = queue.blobs.pop_front();
+        queue.current
+    }
+}
+
 /// A direction in the chunk table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
@@ -74,7 +104,7 @@ impl Neighbourhood {
     pub(crate) fn new(index: Index, guesses: bool, background: Weak<Background>) -> Self {
         let count = index.chunk_count();
         let asked = Asked { missed: Bits::new(count), requested: Bits::new(count) };
-        let (asked, wholes) = (Mutex::new(asked), Mutex::default());
+        let (asked, wholes) = (Mutex::new(asked), Arc::default());
         Self { index, order: OnceLock::new(), asked, guesses, wholes, background }
     }
 }
@@ -219,16 +249,19 @@ impl Neighbours for Neighbourhood {
         }
     }
 
-    /// Keeps every chunk of the blob, so that the transfer is not needed a second time.
+    /// Keeps every chunk of the blob, so that the transfer is not needed a second time: one blob after
+    /// the other, because readers go first.
     fn whole_arrives(&self, blob: BlobId, loader: Loader) {
-        let is_new = self.wholes.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
-        let Some(background) = self.background.upgrade().filter(|_| is_new) else { return };
-        let index = self.index.clone();
+        let is_first = self.wholes.lock().unwrap_or_else(PoisonError::into_inner).push(blob);
+        let Some(background) = self.background.upgrade().filter(|_| is_first) else { return };
+        let (index, wholes) = (self.index.clone(), Arc::clone(&self.wholes));
         background.spawn(async move {
-            let numbers = (0..index.chunk_count()).map(ChunkIndex::new);
-            let requests = numbers.filter_map(|number| chunk_request(&index, number));
-            let chunks = requests.filter(|chunk| chunk.blob.id == blob).collect();
-            fill(loader, chunks).await;
+            while let Some(blob) = WholeQueue::next(&wholes) {
+                let numbers = (0..index.chunk_count()).map(ChunkIndex::new);
+                let requests = numbers.filter_map(|number| chunk_request(&index, number));
+                let chunks = requests.filter(|chunk| chunk.blob.id == blob).collect();
+                fill(&loader, blob, chunks).await;
+            }
         });
     }
 }

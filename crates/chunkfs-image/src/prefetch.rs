@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chunkfs_cache::{ChunkRequest, LoadError, Loader};
 use chunkfs_fetch::Priority;
+use chunkfs_format::BlobId;
 use chunkfs_index::ChunkIndex;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -175,34 +176,28 @@ fn batches(requests: &[ChunkRequest], len_max: u64) -> Vec<Vec<ChunkRequest>> {
     batches
 }
 
-/// Fetches those of `chunks` that are not in the cache's disk tier, one after the other.
-pub(crate) async fn fill(loader: Loader, mut chunks: Vec<ChunkRequest>) {
+/// Fetches those chunks of a blob that are not in the cache's disk tier, while its source holds all of it.
+pub(crate) async fn fill(loader: &Loader, blob: BlobId, mut chunks: Vec<ChunkRequest>) {
+    let source = loader.source();
     chunks.sort_by_key(|chunk| chunk.offset);
     let progress = Progress::new(batches(&chunks, loader.request_len_max()));
+    while let Some(batch) = progress.next_batch() {
+        // Once it was let go, the rest would cost what keeping was to save.
+        if !source.holds_whole(blob) || progress.load(loader, batch).await.is_none() {
+            return;
+        }
+    }
     // What cannot be had is told to whoever reads it.
-    work(loader, Arc::new(progress)).await;
+    if progress.first_error().is_none() {
+        source.release_whole(blob);
+    }
 }
 
 async fn work(loader: Loader, progress: Arc<Progress>) {
     while let Some(batch) = progress.next_batch() {
-        let batch_len = batch.len() as u64;
-        let prober = loader.clone();
-        let missing = tokio::task::spawn_blocking(move || prober.missing(&batch)).await;
-        let Ok(missing) = missing else {
-            // The runtime shuts down; what is left counts as unfinished.
+        if progress.load(&loader, batch).await.is_none() {
             return;
-        };
-        let loads = loader.load_many(&missing, Priority::Prefetch);
-        // Takes chunks as they come, so that none is held until those before it are there.
-        let mut loads: FuturesUnordered<_> = loads.into_iter().collect();
-        while let Some(result) = loads.next().await {
-            if let Err(error) = result {
-                progress.failed_count.fetch_add(1, Ordering::Relaxed);
-                let mut first = progress.first_error.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert(error);
-            }
         }
-        progress.finished_count.fetch_add(batch_len, Ordering::Relaxed);
     }
 }
 
@@ -216,6 +211,26 @@ impl Progress {
             failed_count: AtomicU64::new(0),
             first_error: Mutex::default(),
         }
+    }
+
+    /// Loads what is missing of a batch; `None` if the runtime shuts down, so that what is left counts as
+    /// unfinished.
+    async fn load(&self, loader: &Loader, batch: Vec<ChunkRequest>) -> Option<()> {
+        let batch_len = batch.len() as u64;
+        let prober = loader.clone();
+        let missing = tokio::task::spawn_blocking(move || prober.missing(&batch)).await.ok()?;
+        let loads = loader.load_many(&missing, Priority::Prefetch);
+        // Takes chunks as they come, so that none is held until those before it are there.
+        let mut loads: FuturesUnordered<_> = loads.into_iter().collect();
+        while let Some(result) = loads.next().await {
+            if let Err(error) = result {
+                self.failed_count.fetch_add(1, Ordering::Relaxed);
+                let mut first = self.first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert(error);
+            }
+        }
+        self.finished_count.fetch_add(batch_len, Ordering::Relaxed);
+        Some(())
     }
 
     fn next_batch(&self) -> Option<Vec<ChunkRequest>> {

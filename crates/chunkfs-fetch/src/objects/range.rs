@@ -67,6 +67,7 @@ impl Objects {
             let store = self.store.current();
             let counters = self.counters.of(wanted.priority);
             counters.requests.add(1);
+            progress.begin_request();
             let read = self.read_once(&store, &wanted.blob, range, &mut received, progress);
             let result = read.await;
             drop(permit);
@@ -75,7 +76,7 @@ impl Objects {
                 tries.succeeded();
                 return Ok(received.freeze());
             };
-            progress.note_error(&error);
+            progress.end_request(&error);
             tries.after(error, &store, received.len() > before).await?;
         }
     }

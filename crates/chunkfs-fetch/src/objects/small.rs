@@ -61,7 +61,7 @@ impl Objects {
                 Ok(None) => return Ok(None),
                 Err(error) => error,
             };
-            progress.note_error(&error);
+            progress.end_request(&error);
             // Whoever has no keys, or the wrong endpoint, should not wait for long to learn it.
             let is_first_contact = !self.has_served.load(Ordering::Relaxed);
             if is_first_contact && started.elapsed() > self.options.deadline / FIRST_CONTACT_SHARE {

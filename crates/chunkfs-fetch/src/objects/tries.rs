@@ -39,11 +39,14 @@ impl<'a> Tries<'a> {
     ) -> Result<(), FetchError> {
         if !self.is_doubtful(&error) {
             self.patience.after(error, has_progressed).await?;
-        } else if is_refusal(&error) {
+        } else if is_about_keys(&error) {
             // Keys that are being replaced: a demand read waits for the new ones.
             self.objects.store.renew(store, &self.objects.options.runtime).await;
             self.patience.again(error).await?;
         } else {
+            if is_refusal(&error) {
+                self.objects.store.renew(store, &self.objects.options.runtime).await;
+            }
             self.patience.doubt(error, true).await?;
         }
         self.objects.counters.retries.add(1);
@@ -60,6 +63,24 @@ impl<'a> Tries<'a> {
             }
             error => is_refusal(error) && self.objects.has_served.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Returns whether a refusal says that the keys do not work, and not what they may do: S3 answers 403 for
+/// what is not there, too.
+fn is_about_keys(error: &FetchError) -> bool {
+    const CODES: [&str; 6] = [
+        "ExpiredToken",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AuthenticationFailed",
+    ];
+    match error {
+        FetchError::Unauthorized { .. } => true,
+        FetchError::Forbidden { what, .. } => CODES.iter().any(|code| what.contains(code)),
+        _ => false,
     }
 }
 

@@ -51,7 +51,7 @@ fn read(path: &Path, host: &str) -> Result<Option<Credential>, FetchError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(FetchError::io(path, error)),
+        Err(error) => return Err(FetchError::credentials(host, FetchError::io(path, error))),
     };
     let reader = BufReader::new(file.take(CONFIG_LEN_MAX));
     match docker_credential::get_credential_from_reader(reader, config_key(host)) {

@@ -103,12 +103,20 @@ impl Exchange {
         if error.is_about_credentials() && has_worked {
             patience.again(error).await?;
         } else if error.is_doubtful() {
+            if has_progressed {
+                patience.step(error.clone())?;
+            }
             patience.doubt(error, has_worked).await?;
         } else {
             patience.after(error, has_progressed).await?;
         }
         self.counters.retries.add(1);
         Ok(())
+    }
+
+    /// Waits until requests to the place itself may be sent.
+    pub(super) async fn wait_for_host(&self) -> Result<(), FetchError> {
+        self.options.hosts.wait(self.origin.host(), self.options.deadline).await
     }
 
     /// Sends a read and follows redirects. Returns the final answer and whether it was redirected.

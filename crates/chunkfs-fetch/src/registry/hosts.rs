@@ -59,8 +59,12 @@ impl Hosts {
             return;
         }
         self.change(host, |host| {
-            let grown = host.next_pause(backoff);
-            host.pause(retry_after(headers).unwrap_or(grown));
+            let asked = retry_after(headers);
+            // Requests that were sent before the pause began say nothing new.
+            let grown = if host.is_paused() { None } else { Some(host.next_pause(backoff)) };
+            if let Some(pause) = asked.or(grown) {
+                host.pause(pause);
+            }
         });
     }
 
@@ -68,6 +72,9 @@ impl Hosts {
     /// requests to it for a pause that grows, so that many readers do not all keep knocking.
     pub(super) fn note_unreachable(&self, host: &str, backoff: Duration) {
         self.change(host, |host| {
+            if host.is_paused() {
+                return;
+            }
             let is_first = host.overload_count == 0;
             let pause = host.next_pause(backoff);
             if !is_first {
@@ -158,6 +165,10 @@ impl Host {
         jittered(doubled.min(BACKOFF_MAX))
     }
 
+    fn is_paused(&self) -> bool {
+        self.resume_at.is_some_and(|resume_at| resume_at > Instant::now())
+    }
+
     fn pause(&mut self, pause: Duration) {
         self.resume_at = self.resume_at.max(Instant::now().checked_add(pause));
     }
@@ -227,16 +238,21 @@ mod tests {
     #[test]
     fn overload_without_retry_after_holds_back_longer_each_time() {
         let hosts = Hosts::default();
-        let pause = || hosts.hosts()["h"].resume_at.unwrap() - Instant::now();
-        let mut least = Duration::from_millis(2400);
-        for _ in 0..3 {
-            let headers = HeaderMap::new();
-            let backoff = Duration::from_millis(5000);
+        let (headers, backoff) = (HeaderMap::new(), Duration::from_secs(1));
+        let overloaded = || {
             hosts.note_answer("h", StatusCode::SERVICE_UNAVAILABLE, &headers, backoff);
-            assert!(pause() > least && pause() <= BACKOFF_MAX, "{:?}", pause());
-            least = least.max(Duration::from_millis(2400));
+        };
+        for (count, longest) in [(1, 1), (2, 2), (3, 4), (4, 5)] {
+            // A burst of answers to requests that were under way counts once.
+            (0..16).for_each(|_| overloaded());
+            let mut hosts = hosts.hosts();
+            let host = hosts.get_mut("h").unwrap();
+            let pause = host.resume_at.unwrap() - Instant::now();
+            let longest = Duration::from_secs(longest);
+            assert!(pause > longest / 2 - Duration::from_millis(100) && pause <= longest);
+            assert_eq!(host.overload_count, count);
+            host.resume_at = None;
         }
-        assert_eq!(hosts.hosts()["h"].overload_count, 3);
         hosts.note_answer("h", StatusCode::OK, &HeaderMap::new(), Duration::ZERO);
         assert_eq!(hosts.hosts()["h"].overload_count, 0);
     }

@@ -236,7 +236,7 @@ impl BlobSource for HttpLayout {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
+        let request = RangeRequest::new(blob, range, priority, false);
         self.run(|files| async move { files.reader.read(request).await }).await
     }
 
@@ -253,12 +253,16 @@ impl BlobSource for HttpLayout {
             return Ok(None);
         }
         self.reader.exchange.counters.rereads.add(1);
-        let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
+        let request = RangeRequest::new(blob, range, priority, true);
         self.run(|files| async move { files.reader.read(request).await }).await.map(Some)
     }
 
     fn holds_whole(&self, blob: BlobId) -> bool {
         self.reader.wholes.contains(blob)
+    }
+
+    fn release_whole(&self, blob: BlobId) {
+        self.reader.wholes.release(blob);
     }
 
     fn counters(&self) -> FetchCounters {

@@ -132,7 +132,18 @@ impl Exchange {
                 Ok(StoredManifest { id: BlobId::of(&bytes), media_type: None, bytes })
             }
             Err(error) if error.is_retryable() => Err(error),
-            _ => self.fetch_manifest(&ManifestSelector::Tag(referrers_tag(id))).await,
+            _ => {
+                let tag = ManifestSelector::Tag(referrers_tag(id));
+                let what = self.manifest_name(&tag);
+                // Most manifests have no referrers: that there is none is meant.
+                self.patiently(&what, || async {
+                    match self.fetch_manifest_once(&tag, &what, false).await {
+                        Err(error) if !error.is_retryable() => Ok(Err(error)),
+                        result => result.map(Ok),
+                    }
+                })
+                .await?
+            }
         }
     }
 

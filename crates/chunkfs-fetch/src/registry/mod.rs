@@ -3,7 +3,7 @@
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS, `proxy` and reqwest), `limits`
 //! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
 //! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
-//! they are needed), `range`, `whole` (with `room` for its bytes), `stream`,
+//! they are needed), `range`, `whole` (filled by `filling`, into a `room`), `stream`,
 //! `push` and `manifest` (the operations), `source` (the public type).
 
 mod ahead;
@@ -17,6 +17,7 @@ mod credentials;
 mod date;
 mod docker_config;
 mod exchange;
+mod filling;
 pub(crate) mod hosts;
 mod hosts_toml;
 mod http_layout;

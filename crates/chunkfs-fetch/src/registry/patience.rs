@@ -115,6 +115,7 @@ impl Patience {
     /// Counts a step that brought some of the bytes; `error` is returned if there were too many.
     pub(super) fn step(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.steps_left = self.steps_left.checked_sub(1).ok_or(error)?;
+        self.doubt_count = 0;
         Ok(())
     }
 }

@@ -22,21 +22,30 @@ pub(crate) struct Progress {
     started: Instant,
     /// The bytes received so far, those of failed tries that are not used included.
     received: AtomicU64,
+    /// When the present request was sent; `None` while one waits for its turn.
+    sent_at: Mutex<Option<Instant>>,
     last_error: Mutex<Option<FetchError>>,
 }
 
 impl Progress {
     /// Watches a read of `len` bytes that begins now.
     pub(crate) fn new(len: u64, deadline: Duration) -> Self {
-        let (received, last_error) = Default::default();
-        Self { len, deadline, started: Instant::now(), received, last_error }
+        let (received, sent_at, last_error) = Default::default();
+        Self { len, deadline, started: Instant::now(), received, sent_at, last_error }
     }
 
     pub(crate) fn add(&self, len: usize) {
         self.received.fetch_add(len as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn note_error(&self, error: &FetchError) {
+    /// Notes that a request is about to be sent.
+    pub(crate) fn begin_request(&self) {
+        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Notes that a request has failed.
+    pub(crate) fn end_request(&self, error: &FetchError) {
+        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
     }
 
@@ -47,14 +56,17 @@ impl Progress {
         FetchError::Timeout { what, after: self.deadline, last }
     }
 
-    /// Waits until nothing has come for `hedge_after`, or until the read is too slow to meet its
+    /// Waits until a request that was sent has brought nothing for `hedge_after`, or until the read is too slow to meet its
     /// deadline, and `may_hedge` agrees.
     pub(crate) async fn stuck(&self, hedge_after: Duration, may_hedge: impl Fn() -> bool) {
         let mut before = 0;
         loop {
             tokio::time::sleep(hedge_after).await;
             let now = self.received.load(Ordering::Relaxed);
-            if (now == before || self.is_late(now, self.started.elapsed())) && may_hedge() {
+            let sent_at = *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_sent = sent_at.is_some_and(|at| at.elapsed() >= hedge_after);
+            let is_slow = now == before || self.is_late(now, self.started.elapsed());
+            if is_sent && is_slow && may_hedge() {
                 return;
             }
             before = now;

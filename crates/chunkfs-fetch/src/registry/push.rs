@@ -44,7 +44,7 @@ impl Exchange {
         }
         let what = format!("blob {} at {}", blob.id, self.origin.host());
         let access = Access::Mount(from_repository.to_owned());
-        let mounted = self.patiently(&what, || async {
+        self.patiently(&what, || async {
             let mut url = self.origin.url("blobs/uploads/");
             let digest = blob.id.to_string();
             url.query_pairs_mut()
@@ -52,17 +52,17 @@ impl Exchange {
                 .append_pair("from", from_repository);
             let mut request = Outgoing::new(Method::POST, url, &access, Priority::Demand);
             request.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-            let answer = self.send(&request).await?;
+            let answer = match self.send(&request).await {
+                Err(FetchError::Unauthorized { .. }) => return Ok(false),
+                answer => answer?,
+            };
             match answer.status() {
                 StatusCode::CREATED => Ok(true),
                 status if status.is_server_error() => Err(answer.into_error(&what).await),
                 _ => Ok(false),
             }
-        });
-        match mounted.await {
-            Err(FetchError::Unauthorized { .. }) => Ok(false),
-            result => result,
-        }
+        })
+        .await
     }
 
     /// Sends a blob in one piece. A retry starts a new upload.

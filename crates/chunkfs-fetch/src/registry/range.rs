@@ -43,6 +43,8 @@ pub(super) struct RangeRequest {
     pub(super) priority: Priority,
     /// Whether what came before was damaged, so that caches must be passed by.
     pub(super) is_fresh: bool,
+    /// Whether what came before had another digest, so that only verified bytes will do.
+    pub(super) was_damaged: bool,
 }
 
 /// A range that is being read, and what has arrived of it.
@@ -136,7 +138,7 @@ impl RangeReader {
                 Ok(()) => wanted.truncated(&self.exchange),
                 Err(error) => error,
             };
-            wanted.progress.note_error(&error);
+            wanted.progress.end_request(&error);
             if matches!(error, FetchError::DigestMismatch { .. }) && damaged_count < REREADS_MAX {
                 // A whole blob was damaged on its way: again, around caches.
                 damaged_count += 1;
@@ -162,12 +164,14 @@ impl RangeReader {
     ) -> Result<(), FetchError> {
         loop {
             if let Some(transfer) = self.wholes.find(wanted.request.blob.id) {
-                if wanted.request.is_fresh {
+                if wanted.request.was_damaged {
                     transfer.verified().await?;
                 }
                 wanted.received.extend_from_slice(&transfer.read(wanted.remaining()).await?);
                 return Ok(());
             }
+            // Here, so that who waits for one host takes no place from who asks another.
+            self.exchange.wait_for_host().await?;
             let permit = self.limits.acquire(wanted.request.priority).await?;
             let turn = if state.honours_ranges() {
                 None
@@ -183,6 +187,7 @@ impl RangeReader {
                 state.turnstile.freed().await;
                 continue;
             };
+            wanted.progress.begin_request();
             let answer = self.exchange.get_blob(state, wanted.next_request()).await?;
             if state.has_location() {
                 self.ahead.start(&self.exchange, |blob| self.state(blob));
@@ -240,6 +245,15 @@ impl RangeReader {
 }
 
 impl RangeRequest {
+    pub(super) fn new(
+        blob: &BlobDescriptor,
+        range: Range<u64>,
+        priority: Priority,
+        was_damaged: bool,
+    ) -> Self {
+        Self { blob: *blob, range, priority, is_fresh: was_damaged, was_damaged }
+    }
+
     fn progress(&self, deadline: Duration) -> Progress {
         Progress::new(self.range.end - self.range.start, deadline)
     }

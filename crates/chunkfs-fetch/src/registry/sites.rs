@@ -102,7 +102,6 @@ impl Sites {
         request: RangeRequest,
         damaged_count: NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
-        let request = RangeRequest { is_fresh: true, ..request };
         let count = usize::try_from(damaged_count.get()).unwrap_or(usize::MAX);
         let mirrors: Vec<_> = self.mirrors.iter().filter(|site| site.can_pull).collect();
         // The place before gave damaged bytes although it was told to ask its own origin.
@@ -123,8 +122,16 @@ impl Sites {
     }
 
     pub(super) fn hold_whole(&self, blob: BlobId) -> bool {
+        let preferred = self.mirrors.iter().filter(|site| site.can_pull && site.is_preferred());
+        preferred
+            .map(|site| &site.reader)
+            .chain([&*self.origin])
+            .any(|reader| reader.wholes.contains(blob))
+    }
+
+    pub(super) fn release_whole(&self, blob: BlobId) {
         let mirrors = self.mirrors.iter().map(|site| &site.reader);
-        mirrors.chain([&*self.origin]).any(|reader| reader.wholes.contains(blob))
+        mirrors.chain([&*self.origin]).for_each(|reader| reader.wholes.release(blob));
     }
 
     pub(super) async fn fetch_manifest(

@@ -121,7 +121,7 @@ impl BlobSource for RegistrySource {
         priority: Priority,
     ) -> Result<Bytes, FetchError> {
         blob.check_range(&range)?;
-        let request = RangeRequest { blob: *blob, range, priority, is_fresh: false };
+        let request = RangeRequest::new(blob, range, priority, false);
         self.run(move |sites| async move { sites.read(request).await }).await
     }
 
@@ -134,12 +134,16 @@ impl BlobSource for RegistrySource {
         damaged_count: NonZeroU32,
     ) -> Result<Option<Bytes>, FetchError> {
         blob.check_range(&range)?;
-        let request = RangeRequest { blob: *blob, range, priority, is_fresh: true };
+        let request = RangeRequest::new(blob, range, priority, true);
         self.run(move |sites| async move { sites.reread(request, damaged_count).await }).await
     }
 
     fn holds_whole(&self, blob: BlobId) -> bool {
         self.sites.hold_whole(blob)
+    }
+
+    fn release_whole(&self, blob: BlobId) {
+        self.sites.release_whole(blob);
     }
 
     fn counters(&self) -> FetchCounters {

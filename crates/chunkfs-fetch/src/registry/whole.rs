@@ -1,38 +1,43 @@
 //! Whole blobs, for servers that answer range requests with everything.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chunkfs_format::{BlobHasher, BlobId};
-use reqwest::StatusCode;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::blobs::{BlobRequest, BlobState};
-use super::body::{Body, ContentRange};
+use super::blobs::BlobState;
+use super::body::Body;
 use super::exchange::Exchange;
+use super::filling::Filling;
 use super::limits::Permit;
-use super::origin::redacted;
-use super::patience::Patience;
 use super::room::Room;
 use crate::error::FetchError;
 use crate::source::{BlobDescriptor, Priority};
 use crate::task::AbortOnDrop;
 
-/// How much is gathered before it is written to a file.
-const STEP_LEN: usize = 1 << 20;
+/// How many blobs are held of each kind, because each in the folder is an open file.
+const BLOBS_MAX: usize = 64;
+/// How long a folder that failed is left alone.
+const FOLDER_PAUSE: Duration = Duration::from_secs(60);
 
 /// The whole blobs that are held or on their way, oldest first, with limits on their bytes.
 #[derive(Debug)]
 pub(super) struct Wholes {
     options: WholeOptions,
-    /// Cleared when the folder fails, so that the next blobs are not lost to it, too.
-    has_folder: Arc<AtomicBool>,
+    folder_state: Arc<FolderState>,
     entries: Mutex<VecDeque<Entry>>,
+}
+
+/// When the folder failed last, so that the next blobs are not lost to it, too.
+#[derive(Debug, Default)]
+pub(super) struct FolderState {
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// Where whole blobs may be kept.
@@ -58,12 +63,12 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Transfer {
     /// Made before the first progress is told.
-    room: OnceLock<Room>,
+    pub(super) room: OnceLock<Room>,
     progress: watch::Sender<Progress>,
 }
 
 #[derive(Debug, Clone)]
-enum Progress {
+pub(super) enum Progress {
     Received(u64),
     Done,
     Failed(FetchError),
@@ -71,14 +76,19 @@ enum Progress {
 
 impl Wholes {
     pub(super) fn new(options: WholeOptions) -> Self {
-        let has_folder = Arc::new(AtomicBool::new(options.folder.is_some()));
-        Self { options, has_folder, entries: Mutex::default() }
+        let (folder_state, entries) = Default::default();
+        Self { options, folder_state, entries }
     }
 
     /// Returns whether a blob is held or on its way.
     pub(super) fn contains(&self, blob: BlobId) -> bool {
         let entries = self.entries();
         entries.iter().any(|entry| entry.blob.id == blob && !entry.transfer.has_failed())
+    }
+
+    /// Lets go of a blob that is complete, because nobody needs it here any more.
+    pub(super) fn release(&self, blob: BlobId) {
+        self.entries().retain(|entry| entry.blob.id != blob || !entry.transfer.is_done());
     }
 
     /// Returns the transfer of a blob, running or done.
@@ -107,7 +117,7 @@ impl Wholes {
         permit: Permit,
     ) -> Result<Arc<Transfer>, Box<Body>> {
         let mut entries = self.entries();
-        let folder = self.options.folder.as_ref().filter(|_| self.folder_works());
+        let folder = self.options.folder.as_ref().filter(|_| self.folder_state.works());
         let folder = if let Some((folder, len_max)) = folder
             && make_room(&mut entries, false, blob.len, *len_max)
         {
@@ -127,7 +137,8 @@ impl Wholes {
             blob,
             priority,
             folder,
-            has_folder: Arc::clone(&self.has_folder),
+            folder_state: Arc::clone(&self.folder_state),
+            is_room_lost: false,
             hasher: BlobHasher::new(),
             unwritten: BytesMut::new(),
             received: 0,
@@ -138,12 +149,20 @@ impl Wholes {
         Ok(transfer)
     }
 
-    fn folder_works(&self) -> bool {
-        self.has_folder.load(Ordering::Relaxed)
-    }
-
     fn entries(&self) -> MutexGuard<'_, VecDeque<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FolderState {
+    fn works(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_none_or(|at| at.elapsed() > FOLDER_PAUSE)
+    }
+
+    pub(super) fn note_failure(&self) {
+        let mut failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed_at = Some(Instant::now());
     }
 }
 
@@ -153,12 +172,14 @@ fn make_room(entries: &mut VecDeque<Entry>, is_in_memory: bool, len: u64, len_ma
     let Some(room) = len_max.checked_sub(len) else { return false };
     let is_of_kind = |entry: &&Entry| entry.is_in_memory == is_in_memory;
     let mut held: u64 = entries.iter().filter(is_of_kind).map(|entry| entry.blob.len).sum();
-    while held > room {
+    let mut count = entries.iter().filter(is_of_kind).count();
+    while held > room || count >= BLOBS_MAX {
         let may_go = |entry: &Entry| is_of_kind(&entry) && entry.transfer.is_done();
         let Some(oldest) = entries.iter().position(may_go) else {
             return false;
         };
         held -= entries.remove(oldest).map_or(0, |entry| entry.blob.len);
+        count -= 1;
     }
     true
 }
@@ -181,7 +202,7 @@ impl Transfer {
             let url = "the copy of a whole blob".to_owned();
             let error = FetchError::Transport { url, source: Arc::new(error) };
             // The next reader asks the server.
-            self.progress.send_replace(Progress::Failed(error.clone()));
+            self.tell(Progress::Failed(error.clone()));
             error
         })
     }
@@ -197,144 +218,22 @@ impl Transfer {
         }
     }
 
+    /// Tells the readers how far the transfer is; what has failed stays failed.
+    pub(super) fn tell(&self, progress: Progress) {
+        self.progress.send_if_modified(|before| {
+            let is_news = !matches!(before, Progress::Failed(_));
+            if is_news {
+                *before = progress;
+            }
+            is_news
+        });
+    }
+
     fn has_failed(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::Failed(_))
     }
 
     fn is_done(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::Done)
-    }
-}
-
-/// The task that fills a transfer.
-struct Filling {
-    exchange: Arc<Exchange>,
-    state: Arc<BlobState>,
-    transfer: Arc<Transfer>,
-    blob: BlobDescriptor,
-    priority: Priority,
-    folder: Option<PathBuf>,
-    has_folder: Arc<AtomicBool>,
-    hasher: BlobHasher,
-    /// What has arrived and is not yet in the room.
-    unwritten: BytesMut,
-    /// Bytes that are in the room or about to be.
-    received: u64,
-}
-
-impl Filling {
-    async fn run(mut self, answer: Body, _permit: Permit) {
-        let outcome = match self.fill(answer).await {
-            // The digest of a whole blob is known, so a damaged one need not be kept.
-            Ok(()) => match std::mem::take(&mut self.hasher).finish() {
-                actual if actual == self.blob.id => {
-                    self.state.set_doubted(false);
-                    Progress::Done
-                }
-                actual => {
-                    self.state.set_doubted(true);
-                    let expected = self.blob.id;
-                    Progress::Failed(FetchError::DigestMismatch { expected, actual })
-                }
-            },
-            Err(error) => Progress::Failed(error),
-        };
-        self.transfer.progress.send_replace(outcome);
-    }
-
-    async fn fill(&mut self, first: Body) -> Result<(), FetchError> {
-        let room = match &self.folder {
-            None => Room::in_memory(self.blob.len),
-            Some(folder) => Room::in_folder(folder).await,
-        };
-        let _ = self.transfer.room.set(room.map_err(|error| self.lost_room(error))?);
-        let exchange = Arc::clone(&self.exchange);
-        let mut patience = Patience::new(&exchange.options);
-        let mut next = Some((first, 0));
-        loop {
-            let before = self.received;
-            let result = match next.take() {
-                Some((answer, skip)) => self.drain(answer, skip).await,
-                None => match self.resume().await {
-                    Ok((answer, skip)) => self.drain(answer, skip).await,
-                    Err(error) => Err(error),
-                },
-            };
-            let Err(error) = result else { return Ok(()) };
-            if self.folder.is_some() && !self.has_folder.load(Ordering::Relaxed) {
-                return Err(error);
-            }
-            exchange.wait_after(&mut patience, error, self.received > before).await?;
-        }
-    }
-
-    /// Asks for the rest; returns the answer and how much of it is known already.
-    async fn resume(&self) -> Result<(Body, u64), FetchError> {
-        let rest = self.received..self.blob.len;
-        let (blob, priority) = (self.blob.id, self.priority);
-        let request = BlobRequest { blob, range: Some(rest), priority, is_fresh: false };
-        let answer = self.exchange.get_blob(&self.state, request).await?;
-        if answer.status() == StatusCode::OK {
-            return Ok((answer, self.received));
-        }
-        let text = answer.content_range_text();
-        match ContentRange::parse(&text) {
-            Some(range) if range.start == self.received => Ok((answer, 0)),
-            _ => Err(FetchError::RangeMismatch {
-                url: redacted(answer.url()),
-                expected: self.received..self.blob.len,
-                actual: text,
-            }),
-        }
-    }
-
-    async fn drain(&mut self, mut answer: Body, mut skip: u64) -> Result<(), FetchError> {
-        let counters = Arc::clone(&self.exchange.counters);
-        let count = &counters.of(self.priority).bytes_received;
-        while self.received < self.blob.len {
-            let Some(mut piece) = answer.next(count).await? else {
-                return Err(FetchError::Truncated {
-                    url: redacted(answer.url()),
-                    received: self.received,
-                    expected: self.blob.len,
-                });
-            };
-            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-            skip -= skipped as u64;
-            let _ = piece.split_to(skipped);
-            let missing = self.blob.len - self.received;
-            piece.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
-            self.hasher.update(&piece);
-            self.received += piece.len() as u64;
-            self.unwritten.extend_from_slice(&piece);
-            let is_last = self.received == self.blob.len;
-            if self.folder.is_none() || is_last || self.unwritten.len() >= STEP_LEN {
-                self.keep().await?;
-            }
-        }
-        answer.finish().await;
-        Ok(())
-    }
-
-    /// Moves what has arrived into the room and tells the readers.
-    async fn keep(&mut self) -> Result<(), FetchError> {
-        let piece = self.unwritten.split().freeze();
-        let offset = self.received - piece.len() as u64;
-        let room = self.transfer.room.get().ok_or(FetchError::Shutdown)?;
-        let added = room.append(offset, piece).await;
-        added.map_err(|error| self.lost_room(error))?;
-        // The last bytes are held back until the digest of the whole is known.
-        if self.received < self.blob.len {
-            self.transfer.progress.send_replace(Progress::Received(self.received));
-        }
-        Ok(())
-    }
-
-    /// Gives up keeping blobs in the folder. The failure passes: readers go on without it.
-    fn lost_room(&self, error: io::Error) -> FetchError {
-        self.has_folder.store(false, Ordering::Relaxed);
-        let path = self.folder.as_deref().unwrap_or(Path::new("(memory)"));
-        let url = redacted(&self.exchange.origin.blob_url(self.blob.id));
-        FetchError::Transport { url, source: Arc::new(FetchError::io(path, error)) }
     }
 }

@@ -17,7 +17,8 @@ fault-proxy --upstream HOST:PORT [OPTION...]
   --listen ADDRESS:PORT     where to listen [default: a free port of 127.0.0.1]
   --seed NUMBER             what all chance comes from [default: 0]
   --percent NUMBER          how probable each kind of fault is for each request [default: 0]
-  --kind NAME=NUMBER        the same for one kind, after --percent (repeatable)
+  --share NUMBER            how probable any fault is for each request, instead of --percent
+  --kind NAME=NUMBER        how probable one kind is, after --percent or --share (repeatable)
   --only TEXT               break only requests whose path holds this
   --only-method METHOD      break only requests with this method
   --everything              break all methods, and refuse more than reads of blobs
@@ -98,6 +99,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 options.with_seed(seed)
             }
             "--percent" => options.with_percent(read(&value()?)?),
+            "--share" => options.with_share_percent(read(&value()?)?),
             "--kind" => {
                 let value = value()?;
                 let (kind, percent) = split(&value, '=')?;

@@ -72,6 +72,14 @@ impl ProxyOptions {
         self
     }
 
+    /// Sets how probable it is, from 0 to 100, that a request that all kinds of fault can happen to
+    /// meets one; all kinds are equally probable.
+    pub fn with_share_percent(self, percent: f64) -> Self {
+        let kinds_count = FaultKind::ALL.len() as f64;
+        let spared = (1.0 - percent.clamp(0.0, 100.0) / 100.0).powf(1.0 / kinds_count);
+        self.with_percent(100.0 * (1.0 - spared))
+    }
+
     /// As [`with_percent`](Self::with_percent), for one kind.
     pub fn with_kind_percent(mut self, kind: FaultKind, percent: f64) -> Self {
         self.chances.insert(kind, parts(percent));

@@ -48,6 +48,23 @@ async fn the_order_of_different_requests_changes_no_fault() {
 }
 
 #[tokio::test]
+async fn a_share_of_the_requests_can_be_broken() {
+    for (share, expected) in [(0.0, 0), (5.0, 26), (100.0, 500)] {
+        let fixture = Fixture::start(|options| {
+            let options = options.with_drip(1000, Duration::from_millis(1));
+            options.with_hold(Duration::from_millis(1)).with_share_percent(share)
+        })
+        .await;
+        for start in 0..500 {
+            let range = format!("{start}-{}", start + 9);
+            ask(fixture.proxy.address(), &get(&fixture.path, Some(&range))).await;
+        }
+        let broken_count: u64 = fixture.proxy.totals().faults.values().sum();
+        assert_eq!(broken_count, expected, "{share} percent");
+    }
+}
+
+#[tokio::test]
 async fn only_what_was_chosen_is_broken() {
     type Change = fn(ProxyOptions) -> ProxyOptions;
     let manifest = "/v2/repo/manifests/tag";

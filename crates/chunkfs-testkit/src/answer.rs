@@ -59,8 +59,12 @@ impl Answer {
             // Like distribution 2.8: the length is that of the blob, the body is not.
             return Self::new(416).header("Content-Range", format!("bytes */{len}"));
         }
+        let mut claimed_len = len.to_string();
         for fault in faults {
             match fault {
+                Fault::ClaimedLen { len } => {
+                    claimed_len = len.map_or("*".to_owned(), |len| len.to_string());
+                }
                 Fault::ShiftedRange { by } => {
                     start = (start + by).min(len - 1);
                     end = (end + by).min(len);
@@ -71,7 +75,7 @@ impl Answer {
         }
         let index = |offset| usize::try_from(offset).expect("the content is in memory");
         Self::new(206)
-            .header("Content-Range", format!("bytes {start}-{}/{len}", end - 1))
+            .header("Content-Range", format!("bytes {start}-{}/{claimed_len}", end - 1))
             .body(content.slice(index(start)..index(end)))
     }
 

@@ -58,6 +58,11 @@ pub enum Fault {
     },
     /// Claims this content encoding.
     ContentEncoding(String),
+    /// Answers 206 with the right range and this length of the whole, `*` for `None`.
+    ClaimedLen {
+        /// The length after the slash.
+        len: Option<u64>,
+    },
     /// Adds a header to an otherwise right answer.
     Header {
         /// The name.

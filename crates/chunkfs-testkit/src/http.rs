@@ -36,9 +36,7 @@ impl Request {
 
     /// Parses `Range: bytes=a-b`, with an exclusive end; `u64::MAX` where the end is open.
     pub(crate) fn byte_range(&self) -> Option<(u64, u64)> {
-        let (start, end) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
-        let end = if end.is_empty() { u64::MAX } else { end.parse::<u64>().ok()? + 1 };
-        Some((start.parse().ok()?, end))
+        parse_range(self.header("range")?)
     }
 }
 
@@ -49,22 +47,7 @@ pub(crate) async fn read_request(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
 ) -> io::Result<Option<Request>> {
-    let head_len = loop {
-        if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-        if buffer.len() > HEAD_LEN_MAX {
-            return Err(invalid("the head of the request is too long"));
-        }
-        if buffer.first().is_some_and(|first| !first.is_ascii_uppercase()) {
-            return Err(invalid("not a request, but perhaps the start of TLS"));
-        }
-        if stream.read_buf(buffer).await? == 0 {
-            return if buffer.is_empty() { Ok(None) } else { Err(invalid("cut in the head")) };
-        }
-    };
-    let head = String::from_utf8_lossy(&buffer[..head_len]).into_owned();
-    buffer.drain(..head_len);
+    let Some(head) = read_head(stream, buffer).await? else { return Ok(None) };
     let mut request = parse_head(&head).ok_or_else(|| invalid("not a request"))?;
     if request.header("transfer-encoding").is_some() {
         return Err(invalid("chunked requests are not supported"));
@@ -79,6 +62,39 @@ pub(crate) async fn read_request(
     }
     request.body = buffer.drain(..len).collect();
     Ok(Some(request))
+}
+
+/// Parses `bytes=a-b`, with an exclusive end; `u64::MAX` where the end is open.
+pub(crate) fn parse_range(text: &str) -> Option<(u64, u64)> {
+    let (start, end) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let end = if end.is_empty() { u64::MAX } else { end.parse::<u64>().ok()?.checked_add(1)? };
+    Some((start.parse().ok()?, end))
+}
+
+/// Reads up to and with the empty line that ends a head, or `None` if nothing came before the end.
+///
+/// `buffer` holds what was read beyond it.
+pub(crate) async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<String>> {
+    let head_len = loop {
+        if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if buffer.len() > HEAD_LEN_MAX {
+            return Err(invalid("the head is too long"));
+        }
+        if buffer.first().is_some_and(|first| !first.is_ascii_uppercase()) {
+            return Err(invalid("not HTTP, but perhaps the start of TLS"));
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return if buffer.is_empty() { Ok(None) } else { Err(invalid("cut in the head")) };
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..head_len]).into_owned();
+    buffer.drain(..head_len);
+    Ok(Some(head))
 }
 
 fn parse_head(head: &str) -> Option<Request> {
@@ -123,6 +139,6 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-fn invalid(problem: &'static str) -> io::Error {
+pub(crate) fn invalid(problem: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }

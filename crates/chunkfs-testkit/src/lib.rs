@@ -2,9 +2,13 @@
 //!
 //! [`RangeServer`] is an HTTP/1.1 server on loopback that speaks enough of the OCI distribution
 //! protocol for a client to push, pull and read ranges, and that misbehaves on demand: per request
-//! by a queue or a script of [`Fault`]s, and lastingly by [`Authorization`] and [`Redirect`]. It
+//! by a queue or a script of [`Fault`]s, and lastingly by [`Authorization`] and [`Redirect`].
 //! Below `/files/` it is a plain web server that takes `PUT` and heeds `If-Match`. It
 //! logs every request ([`LoggedRequest`]), so that tests can assert exactly what was asked for.
+//!
+//! [`FaultProxy`] stands before any other server, a real registry for example, and breaks its
+//! answers by chance: each [`FaultKind`] with a probability of its own, from a seed. The program
+//! `fault-proxy` is this proxy for scripts.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -27,10 +31,14 @@ mod content;
 mod fault;
 mod http;
 mod log;
+mod proxy;
+mod random;
 mod routes;
 mod server;
 
 pub use authorization::Authorization;
 pub use fault::Fault;
 pub use log::LoggedRequest;
+pub use proxy::{FaultKind, FaultProxy, ProxiedRequest, ProxyOptions, ProxyTotals};
+pub use random::Random;
 pub use server::{RangeServer, Redirect};

@@ -26,10 +26,14 @@ pub struct LoggedRequest {
 impl LoggedRequest {
     /// Returns whether this reads a blob, from the registry or from redirected storage.
     pub fn is_blob_read(&self) -> bool {
-        self.method == "GET"
-            && (self.path.starts_with("/storage/")
-                || self.path.starts_with("/hop/")
-                || self.path.contains("/blobs/sha256:")
-                || self.path.contains("/blobs/sha256/"))
+        self.method == "GET" && is_blob_path(&self.path)
     }
+}
+
+/// Returns whether a blob is read by this path, in a registry, a layout or redirected storage.
+pub(crate) fn is_blob_path(path: &str) -> bool {
+    path.starts_with("/storage/")
+        || path.starts_with("/hop/")
+        || path.contains("/blobs/sha256:")
+        || path.contains("/blobs/sha256/")
 }

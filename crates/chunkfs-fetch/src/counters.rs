@@ -16,7 +16,7 @@ pub struct FetchCounters {
     pub token_requests: u64,
     /// Range requests that were answered with the whole blob.
     pub whole_blob_transfers: u64,
-    /// Demand reads that stood still and got a second request beside the first.
+    /// Demand reads that stood still, or were too slow, and got a second request beside the first.
     pub hedged_reads: u64,
     /// Reads repeated because what came first was damaged.
     pub rereads: u64,

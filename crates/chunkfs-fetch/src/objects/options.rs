@@ -99,7 +99,8 @@ impl StoreOptions {
     }
 
     /// Sets after how long without any progress a demand read sends a second request, beside the
-    /// first, and takes what comes first (2 s); `None` for never.
+    /// first, and takes what comes first (2 s); `None` for never. So does a read that is too slow to
+    /// meet its deadline, after a sixth of that.
     pub fn with_hedge_after(mut self, hedge_after: Option<Duration>) -> Self {
         self.hedge_after = hedge_after;
         self
@@ -116,9 +117,8 @@ impl StoreOptions {
     /// Sets how often a failed read is tried again, besides two retries within object_store.
     ///
     /// By default demand reads are tried again until their deadline, and other reads 4 times. What
-    /// does not look as if it would pass is tried again at most 4 times, and only if the store has
-    /// served the layout before or the answer belongs to something else: "does not exist", "is not
-    /// allowed", another length or range. After a refusal, credentials are looked up anew.
+    /// does not look as if it would pass is tried again at most 6 times, and only if the store has
+    /// served this layout before; keys that it took until then are waited for.
     pub fn with_retries_max(mut self, retries_max: u32) -> Self {
         self.retries_max = Some(retries_max);
         self

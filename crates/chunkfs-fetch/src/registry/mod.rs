@@ -1,10 +1,11 @@
 //! OCI registries over HTTP, and layouts on web servers by the same rules.
 //!
 //! From the bottom up: `origin` (which URLs are allowed), `client` (TLS, `proxy` and reqwest), `limits`
-//! (connections), `hosts` and `patience` (pauses and retries), `authorizer` (tokens), `exchange` (one request with its
-//! authorization and redirects), `blobs` (what is known of each blob), `ahead` (redirects before
-//! they are needed), `range`, `whole` (filled by `filling`, into a `room`), `stream`,
-//! `push` and `manifest` (the operations), `source` (the public type).
+//! (connections), `hosts` and `patience` (pauses and retries), `pace` and `progress` (what is too slow),
+//! `authorizer` (with `slot`, `token` and `challenge`), `exchange` (one request with its authorization and
+//! redirects), `blobs` (what is known of each blob), `ahead` (redirects before they are needed), `range`,
+//! `whole` (filled by `filling`, into a `room`), `stream`, `push` and `manifest` (the operations), `sites`
+//! (mirrors first), `source` (the public type).
 
 mod ahead;
 mod authorizer;

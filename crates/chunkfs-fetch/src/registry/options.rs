@@ -140,7 +140,8 @@ impl RegistryOptions {
     }
 
     /// Sets after how long without any progress a demand read sends a second request, beside the
-    /// first, and takes what comes first (2 s); `None` for never.
+    /// first, and takes what comes first (2 s); `None` for never. So does a read that is too slow to
+    /// meet its deadline, after a sixth of that.
     ///
     /// Only blobs whose ranges are known to be readable get second requests, one per read.
     pub fn with_hedge_after(mut self, hedge_after: Option<Duration>) -> Self {

@@ -23,6 +23,7 @@ use crate::key::StoreKey;
 use crate::loader::{ChunkRequest, Loader, VerifyLevel};
 use crate::places::Places;
 use crate::slab::{SlabStore, StoreSettings};
+use crate::writing::Writing;
 
 /// How a [`Cache`] is opened.
 #[derive(Clone)]
@@ -172,6 +173,7 @@ pub(crate) struct CacheInner {
     pub(crate) memory: MemoryTier<StoreKey, Bytes, ChunkWeighter>,
     pub(crate) disk: Option<Disk>,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) writing: Writing,
     pub(crate) counters: AtomicCounters,
     /// One permit per KiB under way.
     pub(crate) in_flight: Arc<Semaphore>,
@@ -224,6 +226,7 @@ impl Cache {
             memory: memory_tier(options.memory_len_max),
             disk,
             flights: Arc::default(),
+            writing: Writing::default(),
             counters,
             in_flight: Arc::new(Semaphore::new(in_flight_kib as usize)),
             demand_threads: Semaphore::new(2 * cores + 2),

@@ -210,11 +210,13 @@ impl Batch {
             cache.memory.insert(key, bytes.clone());
         }
         let pending = cache.begin_write();
+        let write = cache.disk.as_ref().map(|_| cache.writing.begin(key, bytes.clone()));
         landing.land(Ok(bytes.clone()));
         if let Some(disk) = &cache.disk {
             let wanted = self.wanted(&chunk, key);
             disk.keep(&wanted, &bytes, self.drops_pages, &cache.counters);
         }
+        drop(write);
         drop(lease);
         drop(pending);
     }

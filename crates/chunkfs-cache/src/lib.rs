@@ -61,6 +61,7 @@ mod places;
 mod probe;
 mod slab;
 mod upkeep;
+mod writing;
 
 pub use cache::{BackgroundWrite, Cache, CacheOptions};
 pub use counters::CacheCounters;

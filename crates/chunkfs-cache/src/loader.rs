@@ -267,6 +267,12 @@ impl Loader {
                     load
                 }
                 Joined::New(load, landing) => {
+                    if let Some(bytes) = self.cache.writing.get(&key) {
+                        AtomicCounters::add(&self.cache.counters.memory_hits, 1);
+                        landing.land(Ok(bytes));
+                        futures.push(load.into());
+                        continue;
+                    }
                     jobs.push(Job { chunk: *chunk, key, landing, lease: None });
                     load
                 }

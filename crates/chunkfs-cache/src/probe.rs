@@ -141,6 +141,10 @@ impl Batch {
             let Joined::New(load, landing) = self.cache.flights.join(key, chunk.id, &guard) else {
                 continue;
             };
+            if let Some(bytes) = self.cache.writing.get(&key) {
+                landing.land(Ok(bytes));
+                continue;
+            }
             loads.push(load.into());
             let job = Job { chunk, key, landing, lease: None };
             match disk.map(|disk| disk.lease(&key)) {

@@ -1,0 +1,48 @@
+//! Chunks on their way to the disk, for those who ask for them meanwhile.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::key::StoreKey;
+
+/// The chunks that were handed out and are not on disk yet.
+///
+/// Their loads are over, and they may have left memory, or never been there: without this they would be
+/// fetched a second time.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    chunks: Mutex<HashMap<StoreKey, Bytes>>,
+}
+
+/// A chunk that is being written, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    writing: &'a Writing,
+    key: StoreKey,
+}
+
+impl Writing {
+    /// To be called before the load of the chunk ends.
+    pub(crate) fn begin(&self, key: StoreKey, bytes: Bytes) -> Write<'_> {
+        self.chunks().insert(key, bytes);
+        Write { writing: self, key }
+    }
+
+    /// To be asked after a new load of the chunk has begun: then it finds what an earlier one brought,
+    /// unless that is on disk.
+    pub(crate) fn get(&self, key: &StoreKey) -> Option<Bytes> {
+        self.chunks().get(key).cloned()
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, HashMap<StoreKey, Bytes>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        self.writing.chunks().remove(&self.key);
+    }
+}

@@ -46,3 +46,28 @@ impl Drop for Write<'_> {
         self.writing.chunks().remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chunkfs_format::DigestAlgorithm;
+
+    use super::*;
+    use crate::key::ChunkKey;
+
+    #[test]
+    fn a_chunk_is_found_while_it_is_written_and_not_afterwards() {
+        let writing = Writing::default();
+        let key = |content: &[u8]| {
+            let algorithm = DigestAlgorithm::Blake3;
+            let id = algorithm.chunk_id(content);
+            StoreKey::new(None, &ChunkKey { algorithm, id })
+        };
+        let (first, second) = (key(b"first"), key(b"second"));
+        let write = writing.begin(first, Bytes::from_static(b"first"));
+        let _other = writing.begin(second, Bytes::from_static(b"second"));
+        assert_eq!(writing.get(&first).unwrap(), "first");
+        drop(write);
+        assert_eq!(writing.get(&first), None);
+        assert_eq!(writing.get(&second).unwrap(), "second");
+    }
+}

@@ -77,8 +77,10 @@ fn code(error: &dyn std::error::Error) -> Option<String> {
     is_code.then(|| code.to_owned())
 }
 
-/// Leaves out query strings and control characters, and cuts long texts.
+/// Leaves out query strings, user names and passwords of URLs, and control characters, and cuts long
+/// texts.
 pub(super) fn clean(text: &str) -> String {
+    let text = without_logins(text);
     let mut clean = String::new();
     let mut is_query = false;
     for character in text.chars().take(4 * DETAIL_LEN_MAX) {
@@ -94,6 +96,19 @@ pub(super) fn clean(text: &str) -> String {
     clean
 }
 
+/// Leaves out what stands before the `@` in the authorities of URLs.
+fn without_logins(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let end = part.find(|c: char| "/?#\"')>".contains(c) || c.is_whitespace());
+        let (authority, rest) = part.split_at(end.unwrap_or(part.len()));
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        clean = clean + "://" + host + rest;
+    }
+    clean
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +120,8 @@ mod tests {
             "Error performing GET http://h/p?sig=secret&x=secret in 2s\n(\"http://h?secret\")";
         assert_eq!(clean(text), "Error performing GET http://h/p in 2s (\"http://h\")");
         assert_eq!(clean(&"x".repeat(10_000)).len(), DETAIL_LEN_MAX);
+        let text = "GET http://user:sec@ret@h:1/p failed (https://h/a@b) a@b";
+        assert_eq!(clean(text), "GET http://h:1/p failed (https://h/a@b) a@b");
     }
 
     #[test]

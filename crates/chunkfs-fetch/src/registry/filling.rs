@@ -85,6 +85,10 @@ impl Filling {
                 },
             };
             let Err(error) = result else { return Ok(()) };
+            // Readers need not wait for the rest of a step until the rest of the blob comes.
+            if !self.unwritten.is_empty() && !self.is_room_lost {
+                self.keep().await?;
+            }
             if self.received > before {
                 progressed_at = Instant::now();
             }

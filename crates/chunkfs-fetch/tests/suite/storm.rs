@@ -10,54 +10,37 @@ use chunkfs_fetch::{
     BlobDescriptor, BlobSource, ImageSource as _, ManifestSelector, Priority, StaticCredentials,
 };
 use chunkfs_format::BlobId;
-use chunkfs_testkit::{Authorization, Fault, RangeServer, Redirect};
+use chunkfs_testkit::{Authorization, Fault, Random, RangeServer, Redirect};
 use futures::stream::{self, StreamExt as _};
 
 use crate::support::{REPOSITORY, add, options, source_with};
 
 const CHUNK_LEN: u64 = 1024;
 
-/// SplitMix64: every seed gives another sequence, the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn fault(&mut self) -> Fault {
-        match self.below(22) {
-            0 => Fault::status(429),
-            1 => Fault::status(500),
-            2 => Fault::status(502),
-            3 => Fault::retry_after(503, "0"),
-            4 => Fault::retry_after(503, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            5 => Fault::Close,
-            6 => Fault::Reset { after: self.below(1200) },
-            7 => Fault::CutBody { after: self.below(1200) },
-            8 => Fault::Stall { after: self.below(1200) },
-            9 => Fault::StallHead,
-            10 => Fault::IgnoreRange,
-            11 => Fault::ShortRange { len: 1 + self.below(1000) },
-            12 => Fault::FlipBit { bit: self.below(8000) },
-            13 => Fault::status(400),
-            14 => Fault::status(401),
-            15 => Fault::status(403),
-            16 => Fault::status(404),
-            17 => Fault::status(416),
-            18 => Fault::status(521),
-            19 => Fault::ContentEncoding("gzip".to_owned()),
-            20 => Fault::ShiftedRange { by: 1 + self.below(100) },
-            _ => Fault::Drip { piece_len: 10, pause: Duration::from_millis(40) },
-        }
+fn fault(random: &mut Random) -> Fault {
+    match random.below(22) {
+        0 => Fault::status(429),
+        1 => Fault::status(500),
+        2 => Fault::status(502),
+        3 => Fault::retry_after(503, "0"),
+        4 => Fault::retry_after(503, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        5 => Fault::Close,
+        6 => Fault::Reset { after: random.below(1200) },
+        7 => Fault::CutBody { after: random.below(1200) },
+        8 => Fault::Stall { after: random.below(1200) },
+        9 => Fault::StallHead,
+        10 => Fault::IgnoreRange,
+        11 => Fault::ShortRange { len: 1 + random.below(1000) },
+        12 => Fault::FlipBit { bit: random.below(8000) },
+        13 => Fault::status(400),
+        14 => Fault::status(401),
+        15 => Fault::status(403),
+        16 => Fault::status(404),
+        17 => Fault::status(416),
+        18 => Fault::status(521),
+        19 => Fault::ContentEncoding("gzip".to_owned()),
+        20 => Fault::ShiftedRange { by: 1 + random.below(100) },
+        _ => Fault::Drip { piece_len: 10, pause: Duration::from_millis(40) },
     }
 }
 
@@ -107,10 +90,10 @@ async fn a_whole_image_is_read_through_every_fault_at_five_percent() {
     let manifest = registry.add_manifest(REPOSITORY, "v1", "application/json", "{}".into());
     source.fetch_manifest(&ManifestSelector::Digest(manifest)).await.unwrap();
     for (server, salt) in [(&registry, 0), (&storage, 1)] {
-        let random = Mutex::new(Random(seed ^ salt));
+        let random = Mutex::new(Random::new(seed ^ salt));
         server.set_script(move |_| {
             let mut random = random.lock().unwrap();
-            if random.below(20) == 0 { vec![random.fault()] } else { Vec::new() }
+            if random.below(20) == 0 { vec![fault(&mut random)] } else { Vec::new() }
         });
     }
     let chunks = blobs.iter().flat_map(|(blob, content)| {

@@ -191,6 +191,21 @@ async fn whole_blobs_are_kept_in_a_folder_if_there_is_one() {
 }
 
 #[tokio::test]
+async fn what_arrived_before_a_failure_is_readable_at_once() {
+    let server = RangeServer::start().await;
+    let (blob, content) = add(&server, 100_000);
+    server.push_faults(vec![Fault::IgnoreRange, Fault::CutBody { after: 4000 }]);
+    server.set_script(|_| vec![Fault::StallHead]);
+    let folder = tempfile::tempdir().unwrap();
+    let options = options()
+        .with_whole_blobs_folder(folder.path(), 1 << 20)
+        .with_deadline(Duration::from_secs(4));
+    let source = source_with(&server, options);
+    assert_eq!(read(&source, &blob, 100..200).await.unwrap(), content.slice(100..200));
+    assert!(read(&source, &blob, 5000..5001).await.is_err());
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_used_costs_requests_but_no_bytes() {
     let server = RangeServer::start().await;
     let (blob, content) = add(&server, 2 << 20);
